@@ -1,0 +1,1 @@
+"""Exact speculative decoding: engine, scheduler, block allocation, draft trees, verification, sampling."""

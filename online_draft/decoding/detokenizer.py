@@ -1,0 +1,79 @@
+"""Token ids to text, one token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_REPLACEMENT = "\ufffd"
+_LONGEST_CHARACTER = 8
+"""Tokens after which an undecodable tail is shown as it is instead of being held back."""
+
+
+class Detokenizer:
+    """Incremental decoding that never shows half a character.
+
+    Text is the difference of two decodings that share their first tokens, so that decoders which treat
+    the first token apart (leading spaces) give the same text as decoding everything at once.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._shown_from = 0
+        self._pending_from = 0
+
+    def push(self, token_id: int) -> str:
+        """Text that `token_id` completes; empty while a character is unfinished."""
+        self._ids.append(token_id)
+        shown = self._decode(self._ids[self._shown_from : self._pending_from])
+        text = self._decode(self._ids[self._shown_from :])
+        held = len(self._ids) - self._pending_from
+        if len(text) <= len(shown) or (text.endswith(_REPLACEMENT) and held < _LONGEST_CHARACTER):
+            return ""
+        self._shown_from, self._pending_from = self._pending_from, len(self._ids)
+        return text[len(shown) :]
+
+    def flush(self) -> str:
+        """Whatever was held back, undecodable bytes as U+FFFD."""
+        shown = self._decode(self._ids[self._shown_from : self._pending_from])
+        text = self._decode(self._ids[self._shown_from :])
+        self._shown_from = self._pending_from = len(self._ids)
+        return text[len(shown) :]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True) if ids else ""
+        return text
+
+
+class StopMatcher:
+    """Finds stop strings in a growing text and holds back what may become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Text that is safe to show, and whether a stop string was completed (it is cut off)."""
+        if not self._stops:
+            return text, False
+        self._held += text
+        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            safe, self._held = self._held[: min(found)], ""
+            return safe, True
+        keep = max(self._overlap(stop) for stop in self._stops)
+        safe, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return safe, False
+
+    def flush(self) -> str:
+        """The text held back, when generation ended for another reason."""
+        held, self._held = self._held, ""
+        return held
+
+    def _overlap(self, stop: str) -> int:
+        """Length of the longest suffix of the held text that begins `stop`."""
+        for length in range(min(len(stop) - 1, len(self._held)), 0, -1):
+            if stop.startswith(self._held[-length:]):
+                return length
+        return 0

@@ -1,0 +1,1 @@
+"""Models: the frozen target, its KV tensors, and the drafters."""

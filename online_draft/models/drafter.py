@@ -1,0 +1,192 @@
+"""What every drafter is: heads on the target's hidden states, and what one call of them proposes.
+
+Shapes: S sequences, K heads, V vocabulary, W parents, B batch, T positions, A anchors, N rows, F hidden size,
+C context features of a row.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from online_draft.errors import ArtifactError
+from online_draft.models.ring import FeatureRing
+
+
+class SharedWeights(Protocol):
+    """What a drafter borrows from its target: embedding and LM head, both [V, F], frozen."""
+
+    @property
+    def embedding_VF(self) -> Tensor: ...
+
+    @property
+    def lm_head_VF(self) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MarkovTerm:
+    """Low-rank dependence on the parent token: adds `output @ input[parent]` to a head's logits.
+
+    Both matrices are [V, rank]. Restores at almost no cost what parallel heads lose: the path taken.
+    """
+
+    input_VR: Tensor
+    output_VR: Tensor
+
+    def logits(self, parents_X: Tensor) -> Tensor:
+        """[*X] -> [*X, V]."""
+        return nn.functional.linear(nn.functional.embedding(parents_X, self.input_VR), self.output_VR)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """All heads' opinions at the newest row of S sequences; turned into trees by `decoding/tree.py`.
+
+    Head k (0-based) scores the token k + 1 places behind the root, the newest committed token.
+    """
+
+    base_logits_SKV: Tensor
+    markov: MarkovTerm | None = None
+
+    @property
+    def num_heads(self) -> int:
+        """K, the deepest level that can be drafted."""
+        return self.base_logits_SKV.shape[1]
+
+    def log_probs(self, depth: int, parents_SW: Tensor) -> Tensor:
+        """Log-softmax of head `depth` given each parent token, [S, W, V].
+
+        Without a Markov term a head doesn't depend on the parent and the result is [S, 1, V].
+        """
+        logits = self.base_logits_SKV[:, depth : depth + 1]
+        if self.markov is not None:
+            logits = logits + self.markov.logits(parents_SW)
+        return logits.log_softmax(-1)
+
+
+class DraftState:
+    """What a drafter remembers of each slot between two calls. Opaque, and never needed: see `FeatureRing`."""
+
+    def __init__(self, slots: int) -> None:
+        self.epoch = [0] * slots
+
+    def invalidate(self, slot: int) -> None:
+        """Forget a slot; the next draft rebuilds it from the ring. Idempotent."""
+        self.epoch[slot] = 0
+
+
+@dataclass(frozen=True)
+class DrafterConfig:
+    """Sizes common to all drafters; `window` is how many of the last hidden rows a draft may depend on."""
+
+    hidden_size: int
+    vocab_size: int
+    num_heads: int = 5
+    window: int = 256
+
+
+class Drafter(nn.Module, abc.ABC):
+    """K draft heads on a target's last hidden states.
+
+    A drafter turns hidden rows into context features (`context` for whole sequences, `newest` incrementally while
+    serving; equal by test) and features into logits (`heads`). Embedding and LM head are borrowed by `bind` and
+    neither trained nor saved.
+    """
+
+    kind: ClassVar[str]
+    config: DrafterConfig
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._shared: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def num_heads(self) -> int:
+        """K."""
+        return self.config.num_heads
+
+    @property
+    def embedding_VF(self) -> Tensor:
+        """The target's embedding."""
+        return self._borrowed()[0]
+
+    @property
+    def lm_head_VF(self) -> Tensor:
+        """The target's LM head."""
+        return self._borrowed()[1]
+
+    def bind(self, target: SharedWeights) -> None:
+        """Borrow the target's embedding and LM head. Raises ArtifactError when the sizes don't fit."""
+        expected = (self.config.vocab_size, self.config.hidden_size)
+        if tuple(target.lm_head_VF.shape) != expected:
+            raise ArtifactError(
+                f"the drafter is for a target of vocabulary x hidden size {expected}, "
+                f"this one has {tuple(target.lm_head_VF.shape)}"
+            )
+        self._shared = (target.embedding_VF.detach(), target.lm_head_VF.detach())
+
+    @abc.abstractmethod
+    def start_from(self, target: SharedWeights) -> None:
+        """Bind, and set untrained weights so that every head starts from the target's own next-token view."""
+
+    @abc.abstractmethod
+    def new_state(self, slots: int) -> DraftState:
+        """Empty serving state for `slots` sequences, on the drafter's device."""
+
+    @abc.abstractmethod
+    def newest(self, state: DraftState, ring: FeatureRing, slots: Sequence[int]) -> Tensor:
+        """Features [S, C, F] of each slot's newest row; brings the state up to date with the ring first."""
+
+    @abc.abstractmethod
+    def context(self, hidden_BTF: Tensor, next_tokens_BT: Tensor) -> Tensor:
+        """Features [B, T, C, F] of every position; differentiable.
+
+        Position t sees hidden rows and next tokens at most `window` back and none ahead, so padding on the right
+        is harmless.
+        """
+
+    @abc.abstractmethod
+    def heads(self, features_NCF: Tensor) -> Tensor:
+        """Logits [N, K, V] of all heads, without the Markov term; differentiable."""
+
+    @property
+    def markov(self) -> MarkovTerm | None:
+        """The term that ties a head to its parent token, if this drafter has one."""
+        return None
+
+    @torch.inference_mode()
+    def draft(self, state: DraftState, ring: FeatureRing, slots: Sequence[int]) -> Draft:
+        """Heads at the newest row of each slot, in the order given. Mutates only `state`.
+
+        Slots are distinct and hold at least one row. Stale slots (reset, swapped, long not drafted) are rebuilt.
+        """
+        return Draft(self.heads(self.newest(state, ring, slots)), self.markov)
+
+    @torch.inference_mode()
+    def draft_from(self, features_SCF: Tensor) -> Draft:
+        """The draft that serving would have made where `context` gave these features."""
+        return Draft(self.heads(features_SCF), self.markov)
+
+    def head_logits(
+        self, hidden_BTF: Tensor, next_tokens_BT: Tensor, anchors_BA: Tensor, parents_BAK: Tensor
+    ) -> Tensor:
+        """Training logits [B, A, K, V] at anchor positions only; `parents_BAK` precede the heads' targets.
+
+        At anchor t the token t + 1 is known and head k (0-based) predicts t + 2 + k, whose parent is t + 1 + k.
+        """
+        features_BTCF = self.context(hidden_BTF, next_tokens_BT)
+        batch, anchors = anchors_BA.shape
+        batch_B1 = torch.arange(batch, device=anchors_BA.device).unsqueeze(1)
+        logits = self.heads(features_BTCF[batch_B1, anchors_BA].flatten(0, 1)).unflatten(0, (batch, anchors))
+        return logits if self.markov is None else logits + self.markov.logits(parents_BAK)
+
+    def _borrowed(self) -> tuple[Tensor, Tensor]:
+        if self._shared is None:
+            raise RuntimeError("bind(target) must be called before the drafter is used")
+        return self._shared
