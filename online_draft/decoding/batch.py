@@ -77,7 +77,11 @@ def build_batch(plan: StepPlan, trees: DraftTrees | None, table: SlotTable, max_
         if chunk.last:
             logit_rows.append(start - 1)
     rows = RowBatch(_join(tokens), _join(positions), _join(slots), groups)
-    return StepBatch(rows, torch.tensor(logit_rows, device=device) if plan.chunks else None, chunk_starts)
+    return StepBatch(rows, _index(logit_rows, device) if plan.chunks else None, chunk_starts)
+
+
+def _index(rows: list[int], device: torch.device) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int64, device=device)
 
 
 def _join(parts: list[Tensor]) -> Tensor:
