@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def measure(options: DecodeOptions, console: Console) -> dict[str, Any]:
                 skipped += len(batch) - len(kept)
                 outputs = {}
                 for method, method_run in runs.items():
-                    outputs[method] = _decode(method_run, requests, options.batch)
+                    outputs[method] = _decode(method_run, requests)
                     progress.advance(task, len(batch) if repeat >= 0 else 0)
                 audit.check(runs, requests, outputs, first=repeat == 0)
                 answers = next(iter(outputs.values()))
@@ -188,24 +189,22 @@ def _requests(
         if room < 2:
             continue
         sampling = SamplingParams(
-            temperature=options.temperature, max_tokens=min(options.max_new_tokens, room), seed=len(ids)
+            temperature=options.temperature,
+            max_tokens=min(options.max_new_tokens, room),
+            seed=zlib.crc32(repr(ids).encode()),
         )
         requests.append(GenerationRequest(str(len(requests)), tuple(ids), sampling))
         kept.append(conversation)
     return requests, kept
 
 
-def _decode(method_run: MethodRun, requests: list[GenerationRequest], batch: int) -> list[list[int]]:
-    """Answer all requests with up to `batch` in flight; adds to the run's totals."""
+def _decode(method_run: MethodRun, requests: list[GenerationRequest]) -> list[list[int]]:
+    """Answer all requests, as many at a time as the engine takes; adds to the run's totals."""
     engine = method_run.engine
     outputs: dict[str, list[int]] = {r.request_id: [] for r in requests}
     begin = time.perf_counter()
     for request in requests:
-        engine.add(
-            GenerationRequest(
-                request.request_id, request.prompt_ids, request.sampling, speculate=method_run.speculate
-            )
-        )
+        engine.add(replace(request, speculate=method_run.speculate))
     while engine.has_work:
         for output in engine.step():
             outputs[output.request_id].extend(output.token_ids)

@@ -1,0 +1,278 @@
+"""Reads the records stream as the learner: at least once from Redis, exactly once to the caller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import redis
+
+from online_draft.buffer.books import Books, read_books
+from online_draft.buffer.records import decode
+from online_draft.buffer.sequences import SequenceTrack
+from online_draft.core import Interaction
+from online_draft.errors import StoreError
+from online_draft.store import RedisKeys, connect_redis, redis_errors
+from online_draft.store.packing import pack, unpack
+
+CONSUMER = "learner"
+_MAX_WRITERS = 256
+_BLOCK_MS = 500
+_PAGE = 512
+_STALE_MS = 15_000
+_STATE_SCHEMA = 1
+
+Fields = dict[bytes, bytes]
+Entry = tuple[bytes, Fields | None]
+
+
+@dataclass(slots=True)
+class ReadCounts:
+    """Integers since the first reader whose state was restored. `delivered` went to the caller;
+    `trimmed` (an estimate) were cut off by the stream's length before they were read; `gaps` never
+    arrived for another reason: a crash of the writer or of Redis."""
+
+    delivered: int = 0
+    duplicates: int = 0
+    other_target: int = 0
+    unreadable: int = 0
+    trimmed: int = 0
+    gaps: int = 0
+
+
+class RecordReader:
+    """The one consumer of the learner's group. Not thread-safe; reads block, StoreError without Redis.
+
+    Entries stay pending in Redis until `ack`, and come again after a restart of this process. Acknowledge
+    after the checkpoint that used them, and keep `to_bytes()` in that checkpoint: a restored reader knows
+    doubles and gaps from before. Records of another target or schema are refused and counted.
+    """
+
+    def __init__(self, redis_url: str, keys: RedisKeys, target: str, state: bytes | None = None) -> None:
+        self._client = connect_redis(redis_url)
+        self._keys = keys
+        self._target = target
+        self.counts = ReadCounts()
+        self._tracks: dict[str, SequenceTrack] = {}
+        self._missing = 0
+        self._outstanding: set[bytes] = set()
+        self._position: bytes | None = b"0-0"
+        self._knows_all = state is not None
+        self._group_known = False
+        self._pending_from: bytes | None = b"0"
+        if state is not None:
+            self._restore(state)
+
+    def read(self, count: int, block_ms: int = 0) -> list[tuple[str, Interaction]]:
+        """Up to `count` records as (entry id, interaction); waits up to `block_ms` for the first.
+
+        Pending entries of an earlier process come first. Empty when nothing came in time.
+        """
+        deadline = time.monotonic() + block_ms / 1000
+        with redis_errors("read records"):
+            while True:
+                try:
+                    # A reply that gets lost leaves entries pending with us: look for them first next time.
+                    pending, self._pending_from = self._pending_from, self._pending_from or b"0"
+                    self._ensure_group()
+                    if pending is not None:
+                        entries = self._read_entries(pending, count, 0)
+                        following = entries[-1][0] if entries else None
+                        entries = [entry for entry in entries if entry[0] not in self._outstanding]
+                    else:
+                        left_ms = int((deadline - time.monotonic()) * 1000)
+                        entries = self._read_entries(b">", count, min(left_ms, _BLOCK_MS))
+                        following = None
+                    records = self._admit(entries, fresh=pending is None)
+                    self._pending_from = following
+                except redis.ResponseError as error:
+                    if not str(error).startswith("NOGROUP"):
+                        raise
+                    self._forget_group()
+                    continue
+                if records or (pending is None and time.monotonic() >= deadline):
+                    return records
+
+    def ack(self, ids: Sequence[str]) -> None:
+        """These entries were used for good. Idempotent; unknown ids are ignored."""
+        if ids:
+            with redis_errors("acknowledge records"):
+                self._client.xack(self._keys.records, self._keys.learner_group, *ids)
+            self._outstanding.difference_update(entry.encode() for entry in ids)
+
+    def lag(self) -> int:
+        """Entries in the stream that were not read yet. Redis before 7 makes us count them."""
+        with redis_errors("measure the lag"):
+            for group in self._groups():
+                if group["name"] == self._keys.learner_group.encode():
+                    known = group.get("lag")
+                    return int(known) if known is not None else self._count_after(group["last-delivered-id"])
+            return self._client.xlen(self._keys.records)
+
+    def lost_in_crash(self, now_ms: int | None = None) -> int:
+        """Gaps, plus what writers that vanished had accepted and we never saw. Meaningful at lag 0."""
+        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        return self.counts.gaps + sum(
+            max(0, books.accepted - self._last_seen(writer))
+            for writer, books in read_books(self._client, self._keys).items()
+            if _vanished(books, now_ms) and (writer in self._tracks or self._knows_all)
+        )
+
+    def to_bytes(self) -> bytes:
+        """Counts and sequence tracks, for the learner's checkpoint."""
+        tracks = {name: [t.first, t.last, t.gaps, t.closed] for name, t in self._tracks.items()}
+        return pack([_STATE_SCHEMA, self._target, asdict(self.counts), tracks])
+
+    def close(self) -> None:
+        """Give the connection back. Pending entries stay pending."""
+        self._client.close()
+
+    def _restore(self, state: bytes) -> None:
+        try:
+            schema, target, counts, tracks = cast(Any, unpack(state, "reader state"))
+            if schema != _STATE_SCHEMA:
+                raise StoreError(f"reader state has schema {schema}, expected {_STATE_SCHEMA}")
+            restored = ReadCounts(**{name: int(count) for name, count in counts.items()})
+            self._tracks = {
+                str(name): SequenceTrack(first, last, [(low, high) for low, high in gaps], closed)
+                for name, (first, last, gaps, closed) in tracks.items()
+            }
+        except (ValueError, TypeError, AttributeError) as error:
+            raise StoreError(f"reader state is not readable: {error}") from error
+        self.counts = restored if target == self._target else ReadCounts()
+
+    def _ensure_group(self) -> None:
+        if self._group_known:
+            return
+        try:
+            self._client.xgroup_create(self._keys.records, self._keys.learner_group, id="0", mkstream=True)
+            self._knows_all = True
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+            self._position = self._last_delivered()
+        self._group_known = True
+
+    def _forget_group(self) -> None:
+        """Redis came back without its data: what was pending is gone, the stream starts anew."""
+        self._group_known = False
+        self._outstanding.clear()
+        self._position = None
+        self._pending_from = None
+
+    def _read_entries(self, start: bytes, count: int, block_ms: int) -> list[Entry]:
+        """New entries (start ">") or those delivered behind `start` and never acknowledged."""
+        reply = self._client.xreadgroup(
+            self._keys.learner_group,
+            CONSUMER,
+            {self._keys.records: start},
+            count=count,
+            block=block_ms if block_ms > 0 else None,
+        )
+        streams = cast(dict[bytes, list[Entry]], reply or {})
+        return streams.get(self._keys.records.encode(), [])
+
+    def _admit(self, entries: list[Entry], fresh: bool) -> list[tuple[str, Interaction]]:
+        """Sort entries out: those for the caller, and those to acknowledge at once."""
+        records: list[tuple[str, Interaction]] = []
+        refused: list[bytes] = []
+        missing_before = self._missing
+        for entry, fields in entries:
+            interaction = self._open(fields)
+            if interaction is None:
+                refused.append(entry)
+            else:
+                records.append((entry.decode(), interaction))
+                self._outstanding.add(entry)
+        self._book_missing(self._missing - missing_before)
+        self.counts.delivered += len(records)
+        if fresh and entries:
+            self._position = entries[-1][0]
+        if refused:
+            self._client.xack(self._keys.records, self._keys.learner_group, *refused)
+        return records
+
+    def _open(self, fields: Fields | None) -> Interaction | None:
+        if not fields:
+            self.counts.trimmed += 1
+            return None
+        try:
+            writer, sequence, record = fields[b"w"].decode(), int(fields[b"s"]), fields[b"d"]
+            if not self._see(writer, sequence):
+                self.counts.duplicates += 1
+                return None
+            interaction = decode(record)
+        except (KeyError, ValueError, StoreError):
+            self.counts.unreadable += 1
+            return None
+        if interaction.target != self._target:
+            self.counts.other_target += 1
+            return None
+        return interaction
+
+    def _see(self, writer: str, sequence: int) -> bool:
+        track = self._tracks.pop(writer, None)
+        if track is None:
+            # Who has read everything knows that a writer begins with 1; otherwise an earlier reader
+            # may have consumed what came before.
+            track = SequenceTrack(0, 0) if self._knows_all else SequenceTrack(1, 0)
+            while len(self._tracks) >= _MAX_WRITERS:
+                self._tracks.pop(next(iter(self._tracks)))
+        self._tracks[writer] = track
+        before = track.missing
+        first_time = track.see(sequence)
+        self._missing += track.missing - before
+        return first_time
+
+    def _last_seen(self, writer: str) -> int:
+        track = self._tracks.get(writer)
+        return track.last if track is not None and track.last >= track.first else 0
+
+    def _book_missing(self, change: int) -> None:
+        """Tell numbers that the stream's length cut off from those lost for another reason."""
+        if change < 0:
+            late = min(-change, self.counts.gaps)
+            self.counts.gaps -= late
+            self.counts.trimmed -= -change - late
+        elif change > 0:
+            oldest = cast(list[Entry], self._client.xrange(self._keys.records, count=1))
+            cut = self._position is not None and oldest and _order(oldest[0][0]) > _order(self._position)
+            if cut:
+                self.counts.trimmed += change
+            else:
+                self.counts.gaps += change
+
+    def _last_delivered(self) -> bytes | None:
+        for group in self._groups():
+            if group["name"] == self._keys.learner_group.encode():
+                return cast(bytes, group["last-delivered-id"])
+        return None
+
+    def _groups(self) -> list[dict[str, Any]]:
+        try:
+            return self._client.xinfo_groups(self._keys.records)
+        except redis.ResponseError:
+            return []
+
+    def _count_after(self, delivered: bytes) -> int:
+        total, start = 0, delivered
+        while True:
+            page = cast(
+                list[Entry],
+                self._client.xrange(self._keys.records, min=b"(" + start, count=_PAGE),
+            )
+            total += len(page)
+            if len(page) < _PAGE:
+                return total
+            start = page[-1][0]
+
+
+def _order(entry: bytes) -> tuple[int, int]:
+    milliseconds, _, counter = entry.partition(b"-")
+    return int(milliseconds), int(counter)
+
+
+def _vanished(books: Books, now_ms: int) -> bool:
+    return not books.closed and now_ms - books.at_ms > _STALE_MS

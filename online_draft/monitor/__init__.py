@@ -1,0 +1,1 @@
+"""Speculation counts and replica load, summed over processes through Redis. Integers; readers divide."""

@@ -1,0 +1,1 @@
+"""Drafter versions: artifacts, the decision journal, and the promotion ladder as pure transitions."""

@@ -1,0 +1,43 @@
+"""The Redis client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from online_draft.errors import ConfigError, StoreError
+
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def connect_redis(url: str, timeout_s: float = 2.0) -> redis.Redis:
+    """A client for `url` (`redis://`, `rediss://` or `unix://`), binary, RESP3; connects on first use.
+
+    A command is sent at most once: a retry after an unknown outcome is the caller's decision. No
+    reply within `timeout_s` is `redis.TimeoutError`, so blocking reads must block for less.
+    ConfigError for another scheme.
+    """
+    if not url.startswith(REDIS_SCHEMES):
+        raise ConfigError("redis_url", f"{url!r} is not one of {', '.join(REDIS_SCHEMES)}")
+    return redis.Redis.from_url(
+        url,
+        protocol=3,
+        legacy_responses=False,
+        decode_responses=False,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+@contextmanager
+def redis_errors(action: str) -> Iterator[None]:
+    """Turn what redis-py raises into StoreError("<action>: <reason>")."""
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise StoreError(f"{action}: {error}") from error

@@ -1,0 +1,59 @@
+"""Every Redis key, stream, group, length and TTL in one place.
+
+Redis carries wake-ups, records, counts and caches; nothing in it is a decision, all of it may vanish.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RedisKeys:
+    """Names under one `prefix`, so that several systems can share a server.
+
+    key            type    holds
+    records        stream  one entry per served interaction: fields `w` writer, `s` sequence, `d` record
+    decisions      stream  wake-ups: field `seq`, number of a fresh journal entry (a hint only)
+    load           hash    replica id -> packed load, fresh for `load_fresh_ms`
+    books          hash    writer id -> packed books of a record writer
+    counts         hash    packed (source, segment, version) -> packed speculation counts
+    status(name)   string  cache of an actor's status for the admin API, expires after `status_ttl_s`
+    """
+
+    prefix: str = "od"
+
+    learner_group: str = "learner"
+    decisions_maxlen: int = 256
+    load_fresh_ms: int = 2_000
+    load_ttl_s: int = 60
+    status_ttl_s: int = 30
+
+    @property
+    def records(self) -> str:
+        """Stream of served interactions."""
+        return f"{self.prefix}:records"
+
+    @property
+    def decisions(self) -> str:
+        """Stream of wake-ups after journal entries."""
+        return f"{self.prefix}:decisions"
+
+    @property
+    def load(self) -> str:
+        """Hash of the replicas' load."""
+        return f"{self.prefix}:load"
+
+    @property
+    def books(self) -> str:
+        """Hash of the record writers' books."""
+        return f"{self.prefix}:books"
+
+    @property
+    def counts(self) -> str:
+        """Hash of speculation counts."""
+        return f"{self.prefix}:counts"
+
+    def status(self, name: str) -> str:
+        """Cached status of one actor (`learner`, `control`, a replica id)."""
+        return f"{self.prefix}:status:{name}"

@@ -1,0 +1,85 @@
+"""Promise 1 on the embedded target in float32: no drafter, batch or swap changes an output."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from online_draft.bench.prompt_files import DEFAULT_PROMPTS, read_prompts
+from online_draft.core import GenerationRequest, SamplingParams
+from online_draft.decoding.audit import compare_outputs
+from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.engine import Engine
+from online_draft.models.artifact import load_drafter
+from online_draft.models.embedded import DRAFTERS_DIR
+from online_draft.models.loading import LoadedTarget, load_target
+
+PROMPTS = 40
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedTarget:
+    return load_target("embedded")
+
+
+@pytest.fixture(scope="module")
+def loaded64() -> LoadedTarget:
+    return load_target("embedded", dtype=torch.float64)
+
+
+def outputs_of(engine: Engine, requests: list[GenerationRequest], before_step=None) -> dict[str, list[int]]:
+    outputs: dict[str, list[int]] = {r.request_id: [] for r in requests}
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        if before_step is not None:
+            before_step()
+        for output in engine.step():
+            outputs[output.request_id].extend(output.token_ids)
+    engine.check_integrity()
+    return outputs
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_swaps_between_steps_change_no_output(
+    loaded: LoadedTarget, loaded64: LoadedTarget, temperature: float, batch: int, record_property
+) -> None:
+    conversations = read_prompts(DEFAULT_PROMPTS, PROMPTS)
+    assert {c.domain for c in conversations} == {"sql", "math", "python", "story"}
+    requests = []
+    for index, conversation in enumerate(conversations):
+        ids = loaded.tokenizer.apply_chat_template(
+            list(conversation.messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        sampling = SamplingParams(temperature=temperature, max_tokens=64, seed=index)
+        requests.append(GenerationRequest(str(index), tuple(ids), sampling))
+    config = EngineConfig(max_sequences=batch, max_queue=PROMPTS)
+    plain = outputs_of(Engine(loaded, config), [replace(r, speculate=False) for r in requests])
+    names = ("baseline", "narrow", "medusa")
+    drafters = [(n, load_drafter(DRAFTERS_DIR / n, loaded.target, loaded.fingerprint)) for n in names]
+    engine = Engine(loaded, config)
+    engine.set_drafter(drafters[0][1], drafters[0][0])
+    rng = random.Random(7)
+    swaps = 0
+
+    def swap_sometimes() -> None:
+        nonlocal swaps
+        if rng.random() < 0.2:
+            name, drafter = rng.choice([*drafters, (None, None)])
+            engine.set_drafter(drafter, name)
+            swaps += 1
+
+    speculative = outputs_of(engine, requests, swap_sometimes)
+    verdicts = [
+        compare_outputs(loaded64.target, r, plain[r.request_id], speculative[r.request_id]) for r in requests
+    ]
+    record_property("near_ties", verdicts.count("near_tie"))
+    assert swaps >= 20
+    if batch == 1:
+        assert engine.steps < 0.8 * sum(len(tokens) for tokens in plain.values())
+    assert verdicts.count("changed") == 0
+    assert verdicts.count("near_tie") <= 2
