@@ -1,7 +1,7 @@
 """Amphista (Li et al. 2024): draft heads that see one another, on features adapted in stages.
 
-Shapes: S slots, B sequences, T or M rows, L context entries, N rows at which heads run, K heads, F hidden size,
-H attention heads, E head size, C features of a row, V vocabulary.
+Shapes: S slots, B sequences, T or M rows, L context entries, N rows at which heads run, K heads,
+F hidden size, H attention heads, E head size, C features of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _NEVER = -(1 << 40)
 class AmphistaConfig(DrafterConfig):
     """Sizes and the parts that an ablation turns off.
 
-    `stages` 2, 1 or 0 adaptation layers (the token just sampled enters with the last one); `sources` names the
-    feature of each head, counted from the last stage: 0 the last stage's output, 1 the one before; empty = all 0.
+    `stages` 2, 1 or 0 adaptation layers (the token just sampled enters with the last one); `sources` names
+    the feature of each head, counted from the last stage: 0 its output, 1 the one before; empty = all 0.
     `block_layers` 0 turns the bi-directional block off, `markov_rank` 0 the Markov term (plain Amphista).
     """
 
@@ -64,7 +64,7 @@ class AmphistaConfig(DrafterConfig):
 
 
 class AmphistaState(DraftState):
-    """Keys, values and positions of each slot's last rows, per stage, in rings; and the newest row's features."""
+    """Keys, values and positions of each slot's last rows, in a ring per stage; the newest row's features."""
 
     def __init__(self, config: AmphistaConfig, slots: int, like: Tensor) -> None:
         super().__init__(slots)
@@ -73,9 +73,7 @@ class AmphistaState(DraftState):
         size, heads = config.hidden_size, config.attention_heads
         rings = (config.stages, slots, self.capacity, 2, heads, size // heads)
         self.kv_ISL2HE = torch.zeros(rings, dtype=like.dtype, device=like.device)
-        self.position_SL = torch.full(
-            (slots, self.capacity), _NEVER, dtype=torch.int64, device=like.device
-        )
+        self.position_SL = torch.full((slots, self.capacity), _NEVER, dtype=torch.int64, device=like.device)
         features = max(config.sources) + 1
         self.newest_SCF = torch.zeros(slots, features, size, dtype=like.dtype, device=like.device)
 
@@ -109,14 +107,17 @@ class Amphista(Drafter):
                 self.join.weight[:, size:].normal_(std=0.1 * size**-0.5)
         self.residual_KFF = nn.Parameter(torch.zeros(heads, size, size))
         self.place_KF = nn.Parameter(torch.randn(heads, size) * 0.02)
-        self.block = nn.ModuleList(AttentionLayer(*layer, output_scale=0.0) for _ in range(config.block_layers))
+        self.block = nn.ModuleList(
+            AttentionLayer(*layer, output_scale=0.0) for _ in range(config.block_layers)
+        )
         self.norm = RMSNorm(size, config.norm_eps)
         if config.markov_rank:
             self.markov_input_VR = nn.Parameter(torch.randn(config.vocab_size, config.markov_rank) * 0.1)
             self.markov_output_VR = nn.Parameter(torch.zeros(config.vocab_size, config.markov_rank))
-        self._rope = RotaryEmbedding(
-            size // config.attention_heads, config.max_positions, config.rope_theta
-        )
+        self._rope = RotaryEmbedding(size // config.attention_heads, config.max_positions, config.rope_theta)
+
+    def _stages(self) -> list[AttentionLayer]:
+        return [layer for layer in self.stages if isinstance(layer, AttentionLayer)]
 
     @property
     def markov(self) -> MarkovTerm | None:
@@ -126,8 +127,10 @@ class Amphista(Drafter):
         return MarkovTerm(self.markov_input_VR, self.markov_output_VR)
 
     def start_from(self, target: SharedWeights) -> None:
-        """Bind; the other weights start well by construction."""
+        """Heads normalise to the size of the target's hidden states; the rest starts well by construction."""
         self.bind(target)
+        with torch.no_grad():
+            self.norm.weight.fill_(float(target.norm.square().mean().sqrt()))
 
     def new_state(self, slots: int) -> AmphistaState:
         """Empty rings for `slots` sequences, of the weights' dtype and device."""
@@ -186,11 +189,14 @@ class Amphista(Drafter):
         hidden_SMF, tokens_SM = ring.gather(packed[1])
         rotation = self._rope.rotation(position_SM, hidden_SMF.dtype)
         rows = [hidden_SMF]
-        for index, layer in enumerate(self.stages):
+        for index, layer in enumerate(self._stages()):
             x_SMF = self._stage_input(index, rows[-1], tokens_SM)
             query, kv = layer.project(x_SMF, rotation)
             state.kv_ISL2HE[index].flatten(0, 1).index_copy_(0, own_index_N, kv.flatten(0, 1))
-            rows.append(layer.mix(x_SMF, query, state.of(state.kv_ISL2HE[index], slots), mask_SML))
+            # Only the newest row goes on from the last stage.
+            wanted = slice(-1 if index == len(self.stages) - 1 else 0, None)
+            context = state.of(state.kv_ISL2HE[index], slots)
+            rows.append(layer.mix(x_SMF[:, wanted], query[:, wanted], context, mask_SML[:, wanted]))
         self._remember(state, ring, slots, self._features([row[:, -1] for row in rows]))
 
     def _rebuild(self, state: AmphistaState, ring: FeatureRing, slots: list[int]) -> None:
@@ -218,7 +224,9 @@ class Amphista(Drafter):
                 state.kv_ISL2HE[index, slot, own_M] = kv[row, kept]
         self._remember(state, ring, slots, features[:, -1])
 
-    def _remember(self, state: AmphistaState, ring: FeatureRing, slots: list[int], newest_SCF: Tensor) -> None:
+    def _remember(
+        self, state: AmphistaState, ring: FeatureRing, slots: list[int], newest_SCF: Tensor
+    ) -> None:
         state.newest_SCF[torch.tensor(slots, device=newest_SCF.device)] = newest_SCF
         for slot in slots:
             state.end[slot] = ring.end[slot]
@@ -230,7 +238,7 @@ class Amphista(Drafter):
         """All stages over rows that attend to each other: features [B, T, C, F], and each stage's K/V."""
         rotation: Rotation = self._rope.rotation(position_BT, hidden_BTF.dtype)
         rows, contexts = [hidden_BTF], []
-        for index, layer in enumerate(self.stages):
+        for index, layer in enumerate(self._stages()):
             x_BTF = self._stage_input(index, rows[-1], tokens_BT)
             query, kv = layer.project(x_BTF, rotation)
             contexts.append(kv)

@@ -1,7 +1,7 @@
 """Grouped attention over KV slots.
 
-Shapes: N rows of the flat batch, S sequences of a group, R rows of each, L context entries, H query heads,
-G key-value heads, Q = H / G query heads that share one, D head size.
+Shapes: N rows of the flat batch, S sequences of a group, R rows of each, M = S * R, L context entries,
+H query heads, G key-value heads, Q = H / G query heads that share one, D head size.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from online_draft.models.rows import AttentionGroup, RowBatch
 class GroupAttention:
     """One group's attention, prepared once a step and run by every layer.
 
-    Query heads are folded onto their key-value head ([S, G, Q * R, D]), so that keys and values are never
-    repeated. The context is a view of the cache where its slots are neighbours, else one gather a layer.
+    Keys and values are never repeated for the query heads that share them: torch's CPU kernel knows grouped
+    queries; for other devices query heads are folded onto their key-value head ([S, G, Q * R, D]). The
+    context is a view of the cache where its slots are neighbours, else one gather a layer.
     """
 
     def __init__(
-        self, group: AttentionGroup, kv: KVCache, queries_per_kv_head: int, dtype: torch.dtype
+        self, group: AttentionGroup, kv: KVCache, dtype: torch.dtype, fold: bool | None = None
     ) -> None:
         self.start = group.start
         self.sequences = group.sequences
         self.rows = group.rows_per_sequence
         self.stop = group.start + group.sequences * group.rows_per_sequence
-        self.bias = _bias(group.mask_SRL, queries_per_kv_head, dtype)
-        self._kv = kv
+        self.fold = group.kv_slots_SL.device.type != "cpu" if fold is None else fold
+        self.bias_S1RL = _bias(group.mask_SRL, dtype)
+        self._layers = kv.layers
         self._context = group.kv_slots_SL.shape[1]
-        first = _first_of_run(group)
         self._views: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None = None
+        first = _first_of_run(group)
         if first is None:
             self._flat_slots = group.kv_slots_SL.reshape(-1)
         else:
@@ -45,23 +47,32 @@ class GroupAttention:
         if self._views is not None:
             keys_SGLD, values_SGLD = self._views[0][layer], self._views[1][layer]
         else:
-            pairs = self._kv.layers[layer].index_select(0, self._flat_slots)
+            pairs = self._layers[layer].index_select(0, self._flat_slots)
             shaped = pairs.view(self.sequences, self._context, *pairs.shape[1:])
             keys_SGLD, values_SGLD = shaped.permute(2, 0, 3, 1, 4).unbind(0)
         rows, heads, size = queries_MHD.shape
+        queries_SRHD = queries_MHD.view(self.sequences, self.rows, heads, size)
+        if self.fold:
+            return self._attend_folded(queries_SRHD, keys_SGLD, values_SGLD).reshape(rows, heads * size)
+        mixed_SHRD = functional.scaled_dot_product_attention(
+            queries_SRHD.transpose(1, 2), keys_SGLD, values_SGLD, attn_mask=self.bias_S1RL, enable_gqa=True
+        )
+        return mixed_SHRD.transpose(1, 2).reshape(rows, heads * size)
+
+    def _attend_folded(self, queries_SRHD: Tensor, keys_SGLD: Tensor, values_SGLD: Tensor) -> Tensor:
+        sequences, rows, heads, size = queries_SRHD.shape
         groups = keys_SGLD.shape[1]
-        folded = queries_MHD.reshape(self.sequences, self.rows, groups, heads // groups, size)
-        folded = folded.permute(0, 2, 3, 1, 4).reshape(self.sequences, groups, -1, size)
-        mixed = functional.scaled_dot_product_attention(folded, keys_SGLD, values_SGLD, attn_mask=self.bias)
-        unfolded = mixed.view(self.sequences, groups, heads // groups, self.rows, size)
-        return unfolded.permute(0, 3, 1, 2, 4).reshape(rows, heads * size)
+        split = queries_SRHD.view(sequences, rows, groups, heads // groups, size).permute(0, 2, 3, 1, 4)
+        bias = None if self.bias_S1RL is None else self.bias_S1RL.repeat(1, 1, heads // groups, 1)
+        mixed = functional.scaled_dot_product_attention(
+            split.reshape(sequences, groups, -1, size), keys_SGLD, values_SGLD, attn_mask=bias
+        )
+        return mixed.view(sequences, groups, heads // groups, rows, size).permute(0, 3, 1, 2, 4)
 
 
-def prepare_groups(
-    rows: RowBatch, kv: KVCache, queries_per_kv_head: int, dtype: torch.dtype
-) -> list[GroupAttention]:
+def prepare_groups(rows: RowBatch, kv: KVCache, dtype: torch.dtype) -> list[GroupAttention]:
     """The step's groups, ready to attend."""
-    return [GroupAttention(group, kv, queries_per_kv_head, dtype) for group in rows.groups]
+    return [GroupAttention(group, kv, dtype) for group in rows.groups]
 
 
 def attend_groups(groups: list[GroupAttention], layer: int, queries_NHD: Tensor) -> Tensor:
@@ -71,13 +82,12 @@ def attend_groups(groups: list[GroupAttention], layer: int, queries_NHD: Tensor)
     return torch.cat([g.attend(layer, queries_NHD[g.start : g.stop]) for g in groups])
 
 
-def _bias(mask_SRL: Tensor | None, queries_per_kv_head: int, dtype: torch.dtype) -> Tensor | None:
-    """[S, 1, Q * R, L] to add to the scores: 0 = may attend, -inf = may not."""
+def _bias(mask_SRL: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """[S, 1, R, L] to add to the scores: 0 = may attend, -inf = may not."""
     if mask_SRL is None:
         return None
     bias_SRL = torch.zeros(mask_SRL.shape, dtype=dtype, device=mask_SRL.device)
-    bias_SRL.masked_fill_(mask_SRL.logical_not(), float("-inf"))
-    return bias_SRL.repeat(1, queries_per_kv_head, 1).unsqueeze(1)
+    return bias_SRL.masked_fill_(mask_SRL.logical_not(), float("-inf")).unsqueeze(1)
 
 
 def _first_of_run(group: AttentionGroup) -> int | None:

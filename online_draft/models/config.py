@@ -59,11 +59,6 @@ class TargetConfig:
         if self.head_dim % 2:
             raise TargetError(f"head_dim ({self.head_dim}) must be even for rotary embedding")
 
-    @property
-    def queries_per_kv_head(self) -> int:
-        """Query heads that share one key-value head."""
-        return self.num_heads // self.num_kv_heads
-
     @classmethod
     def tiny(
         cls, architecture: Architecture = "llama", tie: bool = False, vocab_size: int = 97, **changes: Any

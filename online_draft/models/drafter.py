@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,17 @@ from online_draft.models.ring import FeatureRing
 
 
 class SharedWeights(Protocol):
-    """What a drafter borrows from its target: embedding and LM head, both [V, F], frozen."""
+    """What a drafter borrows from its target: embedding and LM head, both [V, F], frozen; and the weight of
+    the final norm [F], from which new heads learn the size of hidden states."""
 
     @property
     def embedding_VF(self) -> Tensor: ...
 
     @property
     def lm_head_VF(self) -> Tensor: ...
+
+    @property
+    def norm(self) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Draft:
 
 
 class DraftState:
-    """What a drafter remembers of each slot between two calls. Opaque, and never needed: see `FeatureRing`."""
+    """What a drafter remembers of each slot between two calls. Opaque; the ring can always replace it."""
 
     def __init__(self, slots: int) -> None:
         self.epoch = [0] * slots
@@ -93,9 +97,9 @@ class DrafterConfig:
 class Drafter(nn.Module, abc.ABC):
     """K draft heads on a target's last hidden states.
 
-    A drafter turns hidden rows into context features (`context` for whole sequences, `newest` incrementally while
-    serving; equal by test) and features into logits (`heads`). Embedding and LM head are borrowed by `bind` and
-    neither trained nor saved.
+    A drafter turns hidden rows into context features (`context` for whole sequences, `newest` incrementally
+    while serving; equal by test) and features into logits (`heads`). Embedding and LM head are borrowed by
+    `bind` and neither trained nor saved.
     """
 
     kind: ClassVar[str]
@@ -131,6 +135,14 @@ class Drafter(nn.Module, abc.ABC):
             )
         self._shared = (target.embedding_VF.detach(), target.lm_head_VF.detach())
 
+    def clone(self) -> Self:
+        """An independent copy of the weights that borrows from the same target."""
+        copy = type(self)(self.config)
+        reference = next(self.parameters())
+        copy.to(reference.device, reference.dtype).load_state_dict(self.state_dict())
+        copy._shared = self._shared
+        return copy
+
     @abc.abstractmethod
     def start_from(self, target: SharedWeights) -> None:
         """Bind, and set untrained weights so that every head starts from the target's own next-token view."""
@@ -147,8 +159,8 @@ class Drafter(nn.Module, abc.ABC):
     def context(self, hidden_BTF: Tensor, next_tokens_BT: Tensor) -> Tensor:
         """Features [B, T, C, F] of every position; differentiable.
 
-        Position t sees hidden rows and next tokens at most `window` back and none ahead, so padding on the right
-        is harmless.
+        Position t sees hidden rows and next tokens at most `window` back and none ahead, so padding on the
+        right is harmless.
         """
 
     @abc.abstractmethod
@@ -164,7 +176,8 @@ class Drafter(nn.Module, abc.ABC):
     def draft(self, state: DraftState, ring: FeatureRing, slots: Sequence[int]) -> Draft:
         """Heads at the newest row of each slot, in the order given. Mutates only `state`.
 
-        Slots are distinct and hold at least one row. Stale slots (reset, swapped, long not drafted) are rebuilt.
+        Slots are distinct and hold at least one row each. Stale ones (reset, swapped, long not drafted) are
+        rebuilt.
         """
         return Draft(self.heads(self.newest(state, ring, slots)), self.markov)
 
@@ -178,13 +191,14 @@ class Drafter(nn.Module, abc.ABC):
     ) -> Tensor:
         """Training logits [B, A, K, V] at anchor positions only; `parents_BAK` precede the heads' targets.
 
-        At anchor t the token t + 1 is known and head k (0-based) predicts t + 2 + k, whose parent is t + 1 + k.
+        At anchor t the token t + 1 is known; head k (0-based) predicts t + 2 + k, whose parent is t + 1 + k.
         """
         features_BTCF = self.context(hidden_BTF, next_tokens_BT)
         batch, anchors = anchors_BA.shape
         batch_B1 = torch.arange(batch, device=anchors_BA.device).unsqueeze(1)
-        logits = self.heads(features_BTCF[batch_B1, anchors_BA].flatten(0, 1)).unflatten(0, (batch, anchors))
-        return logits if self.markov is None else logits + self.markov.logits(parents_BAK)
+        logits_NKV = self.heads(features_BTCF[batch_B1, anchors_BA].flatten(0, 1))
+        logits_BAKV = logits_NKV.view(batch, anchors, *logits_NKV.shape[1:])
+        return logits_BAKV if self.markov is None else logits_BAKV + self.markov.logits(parents_BAK)
 
     def _borrowed(self) -> tuple[Tensor, Tensor]:
         if self._shared is None:

@@ -34,7 +34,7 @@ class FeatureRing:
         self.begin = [0] * slots
         self.end = [0] * slots
         self.epoch = [0] * slots
-        """Unique over all rings and changed by every reset: tells a drafter that its state is of another sequence."""
+        """Unique over all rings, new with every reset: tells a drafter to drop its state."""
         self.hidden_RF = torch.zeros(slots * window, hidden_size, dtype=dtype, device=device)
         self.next_tokens_R = torch.zeros(slots * window, dtype=torch.int64, device=device)
         for slot in range(slots):

@@ -91,3 +91,10 @@ def rotate(x_XHD: Tensor, rotation: Rotation) -> Tensor:
     cos, signed_sin = rotation
     left, right = x_XHD.chunk(2, dim=-1)
     return torch.addcmul(x_XHD * cos, torch.cat((right, left), dim=-1), signed_sin)
+
+
+def rotate_(x_XHD: Tensor, rotation: Rotation) -> None:
+    """`rotate` in place, for queries and keys that no graph needs."""
+    cos, signed_sin = rotation
+    swapped = x_XHD.roll(x_XHD.shape[-1] // 2, -1)
+    x_XHD.mul_(cos).addcmul_(swapped, signed_sin)

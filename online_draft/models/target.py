@@ -6,7 +6,8 @@ G key-value heads, D head size.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +15,25 @@ from torch.nn import functional
 
 from online_draft.models.attention import attend_groups, prepare_groups
 from online_draft.models.config import TargetConfig
+from online_draft.models.frozen import FrozenLinear, FrozenNorm
 from online_draft.models.kv import KVCache
-from online_draft.models.rope import RotaryEmbedding, Rotation
+from online_draft.models.rope import RotaryEmbedding, Rotation, rotate_
 from online_draft.models.rows import RowBatch
+
+PACK_LIMIT_BYTES = 1 << 30
+"""A packed copy doubles the memory of the weights; larger targets do without."""
 
 
 class TargetLayer(nn.Module):
-    """One pre-norm decoder layer: grouped-query attention, then a SwiGLU feed-forward.
+    """The weights of one pre-norm decoder layer: grouped-query attention, then a SwiGLU feed-forward.
 
-    Queries, keys and values share one matrix (`qkv`, rows in this order), gate and up another. `hidden_NF` is
-    changed in place: the residual additions ride on the matrix products. Weights start uninitialised.
+    Queries, keys and values share one matrix (`qkv`, rows in this order), gate and up another. Weights start
+    uninitialised. `FrozenLayer` runs them.
     """
 
     def __init__(self, config: TargetConfig, dtype: torch.dtype, device: torch.device | str) -> None:
         super().__init__()
         c = config
-        self.eps = c.rms_norm_eps
-        self.heads, self.kv_heads, self.head_dim = c.num_heads, c.num_kv_heads, c.head_dim
 
         def weight(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
@@ -47,36 +50,51 @@ class TargetLayer(nn.Module):
         self.gate_up = weight(2 * c.intermediate_size, c.hidden_size)
         self.down = weight(c.hidden_size, c.intermediate_size)
 
+
+class FrozenLayer:
+    """One decoder layer as a step runs it: prepared once from a `TargetLayer`, whose weights then stay."""
+
+    def __init__(self, config: TargetConfig, layer: TargetLayer, pack: bool) -> None:
+        eps = config.rms_norm_eps
+        self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.attention_norm = FrozenNorm(layer.attention_norm, eps)
+        self.qkv = FrozenLinear(layer.qkv, layer.qkv_bias, pack)
+        self.query_norm = None if layer.query_norm is None else FrozenNorm(layer.query_norm, eps)
+        self.key_norm = None if layer.key_norm is None else FrozenNorm(layer.key_norm, eps)
+        self.output = FrozenLinear(layer.output, layer.output_bias, pack)
+        self.mlp_norm = FrozenNorm(layer.mlp_norm, eps)
+        self.gate_up = FrozenLinear(layer.gate_up, None, pack)
+        self.down = FrozenLinear(layer.down, None, pack)
+
     def project(self, hidden_NF: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Rotated queries [N, H, D], and rotated keys with their values [N, 2, G, D]."""
-        normed = functional.rms_norm(hidden_NF, self.attention_norm.shape, self.attention_norm, self.eps)
-        rows_NXD = functional.linear(normed, self.qkv, self.qkv_bias).view(
-            hidden_NF.shape[0], -1, self.head_dim
-        )
+        heads, kv_heads = self.heads, self.kv_heads
+        rows_NXD = self.qkv(self.attention_norm(hidden_NF)).view(hidden_NF.shape[0], -1, self.head_dim)
+        queries_NHD = rows_NXD.narrow(1, 0, heads)
         if self.query_norm is not None and self.key_norm is not None:
-            self._normalise(rows_NXD, self.query_norm, self.key_norm)
-        turned = rows_NXD[:, : self.heads + self.kv_heads]
-        left, right = turned.chunk(2, dim=-1)
-        cos, signed_sin = rotation
-        swapped = torch.cat((right, left), dim=-1)
-        turned.mul_(cos).addcmul_(swapped, signed_sin)
-        pairs = rows_NXD[:, self.heads :].view(-1, 2, self.kv_heads, self.head_dim)
-        return rows_NXD[:, : self.heads], pairs
-
-    def _normalise(self, rows_NXD: Tensor, query_norm: Tensor, key_norm: Tensor) -> None:
-        queries = rows_NXD[:, : self.heads]
-        queries.copy_(functional.rms_norm(queries, query_norm.shape, query_norm, self.eps))
-        keys = rows_NXD[:, self.heads : self.heads + self.kv_heads]
-        keys.copy_(functional.rms_norm(keys, key_norm.shape, key_norm, self.eps))
+            keys_NGD = rows_NXD.narrow(1, heads, kv_heads)
+            queries_NHD.copy_(self.query_norm(queries_NHD))
+            keys_NGD.copy_(self.key_norm(keys_NGD))
+        rotate_(rows_NXD.narrow(1, 0, heads + kv_heads), rotation)
+        pairs_N2GD = rows_NXD.narrow(1, heads, 2 * kv_heads).view(-1, 2, kv_heads, self.head_dim)
+        return queries_NHD, pairs_N2GD
 
     def finish(self, hidden_NF: Tensor, attended_NX: Tensor) -> None:
         """Add the attention's output and the feed-forward to the residual stream, in place."""
-        hidden_NF.addmm_(attended_NX, self.output.t())
-        if self.output_bias is not None:
-            hidden_NF.add_(self.output_bias)
-        normed = functional.rms_norm(hidden_NF, self.mlp_norm.shape, self.mlp_norm, self.eps)
-        gate, up = functional.linear(normed, self.gate_up).chunk(2, dim=-1)
-        hidden_NF.addmm_(functional.silu(gate).mul_(up), self.down.t())
+        self.output.add_to(hidden_NF, attended_NX)
+        gate, up = self.gate_up(self.mlp_norm(hidden_NF)).chunk(2, dim=-1)
+        self.down.add_to(hidden_NF, functional.silu(gate).mul_(up))
+
+
+class FrozenStack:
+    """All of a target's layers, its final norm and its LM head, prepared to run."""
+
+    def __init__(self, target: Target) -> None:
+        c = target.config
+        pack = sum(parameter.nbytes for parameter in target.parameters()) <= PACK_LIMIT_BYTES
+        self.layers = [FrozenLayer(c, layer, pack) for layer in target.decoder_layers]
+        self.norm = FrozenNorm(target.norm, c.rms_norm_eps)
+        self.lm_head = FrozenLinear(target.lm_head_VF, None, pack)
 
 
 class Target(nn.Module):
@@ -110,6 +128,7 @@ class Target(nn.Module):
         self.rope = RotaryEmbedding(
             config.head_dim, config.max_position_embeddings, config.rope_theta, config.rope_scaling
         )
+        self._frozen: FrozenStack | None = None
         self.eval()
 
     @property
@@ -142,8 +161,22 @@ class Target(nn.Module):
         return functional.embedding(token_ids_X, self.embedding)
 
     def logits(self, hidden_NF: Tensor) -> Tensor:
-        """LM head on final hidden states: [..., F] -> [..., V]."""
-        return functional.linear(hidden_NF, self.lm_head_VF)
+        """LM head on final hidden states: [..., F] -> [..., V]. Differentiable by `hidden_NF`."""
+        if torch.is_grad_enabled() and hidden_NF.requires_grad:
+            return functional.linear(hidden_NF, self.lm_head_VF)
+        rows = hidden_NF.reshape(-1, hidden_NF.shape[-1])
+        return self.frozen().lm_head(rows).view(*hidden_NF.shape[:-1], -1)
+
+    def frozen(self) -> FrozenStack:
+        """The prepared weights; made at the first call. Weights changed in place afterwards need `thaw()`."""
+        if self._frozen is None:
+            with torch.inference_mode(False), torch.no_grad():
+                self._frozen = FrozenStack(self)
+        return self._frozen
+
+    def thaw(self) -> None:
+        """Forget the prepared weights: the next call prepares them again. Idempotent."""
+        self._frozen = None
 
     def forward(self, rows: RowBatch, kv: KVCache) -> Tensor:
         """One step over a flat batch: final hidden states [N, F], after the last norm (the LM head's input).
@@ -151,15 +184,16 @@ class Target(nn.Module):
         Writes the rows' K/V into their slots. Positions at or beyond `max_position_embeddings` raise
         IndexError on the CPU.
         """
+        stack = self.frozen()
         hidden_NF = self.embed(rows.token_ids_N)
         rotation = self.rope.rotation(rows.position_ids_N, hidden_NF.dtype)
-        groups = prepare_groups(rows, kv, self.config.queries_per_kv_head, hidden_NF.dtype)
+        groups = prepare_groups(rows, kv, hidden_NF.dtype)
         slots_N = rows.slots_N
-        for index, layer in enumerate(self.decoder_layers):
+        for index, layer in enumerate(stack.layers):
             queries_NHD, pairs_N2GD = layer.project(hidden_NF, rotation)
             kv.write_pairs(index, slots_N, pairs_N2GD)
             layer.finish(hidden_NF, attend_groups(groups, index, queries_NHD))
-        return self._final_norm(hidden_NF)
+        return stack.norm(hidden_NF)
 
     def prefill_hidden(self, token_ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Final hidden states [B, T, F] of whole sequences, padded on the right with any valid token id.
@@ -167,12 +201,13 @@ class Target(nn.Module):
         Dense causal attention without a KV cache, for training features and replay. Rows at and beyond a
         sequence's length are zero.
         """
+        stack = self.frozen()
         batch, positions = token_ids_BT.shape
         hidden_NF = self.embed(token_ids_BT.reshape(-1))
         position_ids_T = torch.arange(positions, device=token_ids_BT.device)
         cos, signed_sin = self.rope.rotation(position_ids_T, hidden_NF.dtype)
         rotation = cos.repeat(batch, 1, 1), signed_sin.repeat(batch, 1, 1)
-        for layer in self.decoder_layers:
+        for layer in stack.layers:
             queries_NHD, pairs_N2GD = layer.project(hidden_NF, rotation)
             queries_BHTD = queries_NHD.view(batch, positions, *queries_NHD.shape[1:]).transpose(1, 2)
             pairs = pairs_N2GD.view(batch, positions, *pairs_N2GD.shape[1:])
@@ -181,9 +216,14 @@ class Target(nn.Module):
                 queries_BHTD, keys_BGTD, values_BGTD, is_causal=True, enable_gqa=True
             )
             layer.finish(hidden_NF, mixed_BHTD.transpose(1, 2).reshape(batch * positions, -1))
-        hidden_BTF = self._final_norm(hidden_NF).view(batch, positions, -1)
+        hidden_BTF = stack.norm(hidden_NF).view(batch, positions, -1)
         padding_BT = position_ids_T >= lengths_B.to(position_ids_T.device)[:, None]
         return hidden_BTF.masked_fill(padding_BT[..., None], 0.0)
 
-    def _final_norm(self, hidden_NF: Tensor) -> Tensor:
-        return functional.rms_norm(hidden_NF, self.norm.shape, self.norm, self.config.rms_norm_eps)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.thaw()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_frozen": None}

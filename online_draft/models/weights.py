@@ -71,6 +71,7 @@ def copy_weights(target: Target, files: Sequence[Path]) -> dict[str, str]:
                         digests[name] = digest
         except (OSError, SafetensorError) as error:
             raise TargetError(f"{file} is damaged or no safetensors file: {error}") from error
+    target.thaw()
     missing = sorted(places.keys() - digests.keys())
     if missing:
         raise TargetError(f"weight {missing[0]} is missing ({len(missing)} in all)")
@@ -96,7 +97,7 @@ def _copy_one(places: dict[str, Tensor], name: str, stored: Tensor, target: Targ
 
 def _layer_destinations(target: Target, layer: TargetLayer) -> list[tuple[str, Tensor]]:
     c = target.config
-    split = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim)
+    split = [c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim]
     projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     gate, up = layer.gate_up.chunk(2)
     places: list[tuple[str, Tensor]] = [
