@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,3 +40,87 @@ def make_interaction() -> Callable[..., Interaction]:
         return Interaction(**{**fields, **changes})
 
     return make
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A tiny target with random weights, whose answers draft heads can learn in a second."""
+
+    loaded: Any
+
+    def interactions(
+        self, count: int, segment: str = "a", seed: int = 0, at_ms: int | None = None
+    ) -> list[Interaction]:
+        """Prompts of this segment's own tokens, answered by the target alone."""
+        from online_draft.core import GenerationRequest, SamplingParams
+        from online_draft.decoding.config import EngineConfig
+        from online_draft.decoding.engine import Engine
+
+        rng = random.Random(f"{segment}:{seed}")
+        engine = Engine(self.loaded, EngineConfig(max_sequences=16, max_queue=count))
+        low = 20 * (ord(segment[0]) % 3)
+        requests = {}
+        for index in range(count):
+            prompt = tuple(low + rng.randrange(20) for _ in range(6))
+            sampling = SamplingParams(
+                temperature=0.5, max_tokens=32, seed=seed * 10_000 + index, ignore_eos=True
+            )
+            requests[str(index)] = GenerationRequest(str(index), prompt, sampling, segment=segment)
+            engine.add(requests[str(index)])
+        outputs: dict[str, list[int]] = {name: [] for name in requests}
+        while engine.has_work:
+            for output in engine.step():
+                outputs[output.request_id].extend(output.token_ids)
+        now_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
+        return [
+            Interaction(
+                target=self.loaded.fingerprint,
+                tenant="default",
+                segment=segment,
+                prompt_ids=request.prompt_ids,
+                output_ids=tuple(outputs[name]),
+                temperature=0.5,
+                top_p=1.0,
+                top_k=0,
+                seed=request.sampling.seed,
+                prompt_index=0,
+                choice_index=0,
+                accepted_lengths=(1,) * len(outputs[name]),
+                tried=(),
+                accepted=(),
+                drafter_version="none",
+                finished_at_ms=now_ms + index,
+            )
+            for index, (name, request) in enumerate(requests.items())
+        ]
+
+    def drafter(self, **sizes: Any) -> Any:
+        """An untrained Amphista for this target."""
+        from online_draft.models.artifact import new_drafter
+
+        small = {
+            "num_heads": 3,
+            "window": 16,
+            "attention_heads": 2,
+            "intermediate_size": 32,
+            "markov_rank": 16,
+        }
+        return new_drafter("amphista", self.loaded.target, **{**small, **sizes})
+
+
+@pytest.fixture(scope="session")
+def traffic() -> Traffic:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from online_draft.models.config import TargetConfig
+    from online_draft.models.loading import LoadedTarget, random_target
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:64]
+    tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    config = TargetConfig.tiny("llama", False, 64)
+    target = random_target(config, 0, torch.float32, logit_scale=4.0)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    return Traffic(LoadedTarget(target, fast, config, "llama-0123456789abcdef-01234567", "tiny", Path()))

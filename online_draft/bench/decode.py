@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from online_draft.bench.prompt_files import DEFAULT_PROMPTS, Conversation, read_prompts
 from online_draft.core import GenerationRequest, SamplingParams, SpeculationCounts
 from online_draft.decoding.audit import compare_outputs
 from online_draft.decoding.config import EngineConfig
@@ -25,7 +24,9 @@ from online_draft.models.artifact import load_drafter
 from online_draft.models.embedded import DRAFTERS_DIR
 from online_draft.models.loading import LoadedTarget, load_target
 from online_draft.models.target import Target
+from online_draft.training.prompts import Conversation, read_prompts
 
+DEFAULT_PROMPTS = Path(__file__).parent / "prompts" / "default.jsonl"
 METHODS = ("plain", "medusa", "amphista")
 EMBEDDED_DRAFTERS = {"medusa": "medusa", "amphista": "baseline"}
 """The embedded target's drafter of each method."""
@@ -180,11 +181,10 @@ def _requests(
     batch: list[Conversation], loaded: LoadedTarget, options: DecodeOptions
 ) -> tuple[list[GenerationRequest], list[Conversation]]:
     """Tokenised requests, and the conversations that fit the context (the others are skipped)."""
-    requests, kept = [], []
+    requests: list[GenerationRequest] = []
+    kept: list[Conversation] = []
     for conversation in batch:
-        ids = loaded.tokenizer.apply_chat_template(
-            list(conversation.messages), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        ids = conversation.token_ids(loaded.tokenizer)
         room = loaded.config.max_position_embeddings - len(ids)
         if room < 2:
             continue
@@ -193,7 +193,7 @@ def _requests(
             max_tokens=min(options.max_new_tokens, room),
             seed=zlib.crc32(repr(ids).encode()),
         )
-        requests.append(GenerationRequest(str(len(requests)), tuple(ids), sampling))
+        requests.append(GenerationRequest(str(len(requests)), ids, sampling))
         kept.append(conversation)
     return requests, kept
 
@@ -223,8 +223,7 @@ def _forget_warm_up(runs: dict[str, MethodRun]) -> None:
 
 
 def _text(loaded: LoadedTarget, ids: list[int]) -> str:
-    text: str = loaded.tokenizer.decode(ids, skip_special_tokens=True)
-    return text
+    return str(loaded.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 class _Audit:
@@ -271,18 +270,29 @@ def _print(report: dict[str, Any], console: Console) -> None:
         f"{report['prompts']} prompts, batch {report['batch']}, T = {report['temperature']}"
     )
     table = Table(title=title)
-    for column in ("method", "τ", "tokens/s", "range", "speedup", "accepted by depth", "changed", "near ties"):
+    for column in (
+        "method",
+        "τ",
+        "tokens/s",
+        "range",
+        "speedup",
+        "accepted by depth",
+        "changed",
+        "near ties",
+    ):
         table.add_column(column, justify="left" if column == "method" else "right")
     for method, entry in report["methods"].items():
-        depths = " ".join("–" if a is None else f"{a:.2f}" for a in entry["acceptance_by_depth"])
         table.add_row(
             method,
             f"{entry['mean_accepted_length']:.2f}",
             f"{entry['tokens_per_second']:.0f}",
             f"{entry['spread'][0]:.0f}–{entry['spread'][1]:.0f}",
             "–" if entry["speedup"] is None else f"{entry['speedup']:.2f}×",
-            depths,
             str(entry["changed_outputs"]),
             str(entry["near_ties"]),
         )
     console.print(table)
+    for method, entry in report["methods"].items():
+        if entry["acceptance_by_depth"]:
+            depths = "  ".join("–" if a is None else f"{a:.2f}" for a in entry["acceptance_by_depth"])
+            console.print(f"{method}: accepted by depth  {depths}")

@@ -50,7 +50,9 @@ class TargetChoices:
             return
         noise_M, temperatures = self._per_row(rows, depth_SN, logits_MV.device)
         assert self._noise_PV is not None
-        temperature_M1 = torch.tensor(temperatures, dtype=logits_MV.dtype, device=logits_MV.device).unsqueeze(1)
+        temperature_M1 = torch.tensor(temperatures, dtype=logits_MV.dtype, device=logits_MV.device).unsqueeze(
+            1
+        )
         self._chosen = choose_rows(logits_MV, temperature_M1, self._noise_PV[noise_M]).tolist()
 
     def tree_row(self, index: int) -> Callable[[int, int], int]:

@@ -56,7 +56,9 @@ class Commit:
         if self._sources:
             kv.move(torch.tensor(self._sources, device=device), torch.tensor(self._targets, device=device))
         for slot, start, following in self._prompts:
-            ring.append(slot, hidden_NF[start : start + len(following)], torch.tensor(following, device=device))
+            ring.append(
+                slot, hidden_NF[start : start + len(following)], torch.tensor(following, device=device)
+            )
         if self._slots:
             rows = self._rows
             neighbours = rows[-1] - rows[0] + 1 == len(rows) and rows == list(range(rows[0], rows[-1] + 1))
@@ -64,9 +66,7 @@ class Commit:
             next_tokens_N = torch.tensor(self._next_tokens, device=device)
             ring.append_many(self._slots, self._counts, fresh_NF, next_tokens_N)
 
-    def _advance(
-        self, sequence: Sequence, found: Walk, rows: list[int], drafted: int, depth: int
-    ) -> None:
+    def _advance(self, sequence: Sequence, found: Walk, rows: list[int], drafted: int, depth: int) -> None:
         """Commit a walk's tokens; `rows` are the rows that led to them, in order."""
         tokens, text = sequence.commit(found.tokens)
         sequence.counts.record(len(tokens), drafted, min(len(found.nodes), len(tokens)), depth)

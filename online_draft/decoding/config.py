@@ -28,7 +28,14 @@ class EngineConfig:
     prefill_rows: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("max_sequences", "kv_tokens", "block_size", "tree_width", "feature_window", "prefill_rows"):
+        for name in (
+            "max_sequences",
+            "kv_tokens",
+            "block_size",
+            "tree_width",
+            "feature_window",
+            "prefill_rows",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"engine.{name}", f"must be at least 1, got {getattr(self, name)}")
         for name in ("max_queue", "tree_nodes"):

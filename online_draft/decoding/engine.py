@@ -38,7 +38,9 @@ class Engine:
         self.tokenizer = loaded.tokenizer
         limit = loaded.config.max_position_embeddings
         if config.max_context is not None and config.max_context > limit:
-            raise ConfigError("engine.max_context", f"the target's context is {limit}, got {config.max_context}")
+            raise ConfigError(
+                "engine.max_context", f"the target's context is {limit}, got {config.max_context}"
+            )
         self.max_context = config.max_context or limit
         self._max_position = limit - 1
         self._eos = frozenset(loaded.config.eos_token_ids)
@@ -47,7 +49,9 @@ class Engine:
         self._kv = KVCache(loaded.config, self._allocator.num_blocks * config.block_size, dtype, device)
         self._table = SlotTable(config.max_sequences, self.max_context + config.tree_nodes, device)
         self._scheduler = Scheduler(config, self._allocator)
-        self._ring = FeatureRing(config.max_sequences, config.feature_window, loaded.config.hidden_size, dtype, device)
+        self._ring = FeatureRing(
+            config.max_sequences, config.feature_window, loaded.config.hidden_size, dtype, device
+        )
         self._choices = TargetChoices(loaded.config.vocab_size, device)
         self._drafter: Drafter | None = None
         self._draft_state: DraftState | None = None
@@ -66,8 +70,8 @@ class Engine:
         sequence = Sequence(request, self.tokenizer, self._eos)
         if len(request.prompt_ids) >= self.max_context or sequence.capacity > self.max_context:
             raise RequestError(
-                f"prompt ({len(request.prompt_ids)} tokens) and max_tokens ({request.sampling.max_tokens}) exceed "
-                f"the context of {self.max_context} tokens",
+                f"prompt ({len(request.prompt_ids)} tokens) and max_tokens ({request.sampling.max_tokens}) "
+                f"exceed the context of {self.max_context} tokens",
                 param="max_tokens" if len(request.prompt_ids) < self.max_context else "prompt",
                 code="context_length_exceeded",
             )
@@ -96,7 +100,8 @@ class Engine:
         """
         if drafter is not None and drafter.config.window > self.config.feature_window:
             raise ConfigError(
-                "engine.feature_window", f"must be at least the drafter's window of {drafter.config.window} rows"
+                "engine.feature_window",
+                f"must be at least the drafter's window of {drafter.config.window} rows",
             )
         self._drafter = drafter
         self._draft_state = None if drafter is None else drafter.new_state(self.config.max_sequences)
@@ -144,7 +149,9 @@ class Engine:
         roots_S = torch.tensor([s.tokens[-1] for s in sequences], device=self.target.device)
         return build_trees(draft, roots_S, self.config.tree_nodes, self.config.tree_width)
 
-    def _commit(self, plan: StepPlan, trees: DraftTrees | None, batch: StepBatch, hidden_NF: Tensor) -> Commit:
+    def _commit(
+        self, plan: StepPlan, trees: DraftTrees | None, batch: StepBatch, hidden_NF: Tensor
+    ) -> Commit:
         """Walk the trees and collect what every sequence gained."""
         commit = Commit(self.drafter_version)
         start = 0

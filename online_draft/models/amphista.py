@@ -1,7 +1,7 @@
 """Amphista (Li et al. 2024): draft heads that see one another, on features adapted in stages.
 
-Shapes: S slots, B sequences, T or M rows, L context entries, N rows at which heads run, K heads,
-F hidden size, H attention heads, E head size, C features of a row, V vocabulary.
+Shapes: B or S sequences, T positions, N rows at which heads run, K heads, F hidden size, C features of a row,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from online_draft.errors import ConfigError
-from online_draft.models.drafter import Drafter, DrafterConfig, DraftState, MarkovTerm, SharedWeights
+from online_draft.models.amphista_serving import AmphistaServing
+from online_draft.models.drafter import (
+    Draft,
+    Drafter,
+    DrafterConfig,
+    DraftState,
+    MarkovTerm,
+    SharedWeights,
+)
 from online_draft.models.layers import AttentionLayer
 from online_draft.models.norm import RMSNorm
 from online_draft.models.ring import FeatureRing
-from online_draft.models.rope import RotaryEmbedding, Rotation
-
-_NEVER = -(1 << 40)
-"""Position of an empty context entry: outside every window."""
+from online_draft.models.rope import RotaryEmbedding
 
 
 @dataclass(frozen=True)
@@ -62,27 +66,10 @@ class AmphistaConfig(DrafterConfig):
         """Rows that one stage attends to, itself included: stages together reach back `window` rows."""
         return self.window // max(self.stages, 1)
 
-
-class AmphistaState(DraftState):
-    """Keys, values and positions of each slot's last rows, in a ring per stage; the newest row's features."""
-
-    def __init__(self, config: AmphistaConfig, slots: int, like: Tensor) -> None:
-        super().__init__(slots)
-        self.capacity = config.stage_window + config.chunk
-        self.end = [0] * slots
-        size, heads = config.hidden_size, config.attention_heads
-        rings = (config.stages, slots, self.capacity, 2, heads, size // heads)
-        self.kv_ISL2HE = torch.zeros(rings, dtype=like.dtype, device=like.device)
-        self.position_SL = torch.full((slots, self.capacity), _NEVER, dtype=torch.int64, device=like.device)
-        features = max(config.sources) + 1
-        self.newest_SCF = torch.zeros(slots, features, size, dtype=like.dtype, device=like.device)
-
-    def of(self, tensor_SX: Tensor, slots: Sequence[int]) -> Tensor:
-        """The part of a per-slot tensor that belongs to `slots`; a view where they are neighbours."""
-        first, count = slots[0], len(slots)
-        if count == 1 or list(slots) == list(range(first, first + count)):
-            return tensor_SX[first : first + count]
-        return tensor_SX[torch.tensor(slots, device=tensor_SX.device)]
+    @property
+    def features(self) -> int:
+        """C, how many stages' outputs the heads use."""
+        return max(self.sources) + 1
 
 
 class Amphista(Drafter):
@@ -114,10 +101,17 @@ class Amphista(Drafter):
         if config.markov_rank:
             self.markov_input_VR = nn.Parameter(torch.randn(config.vocab_size, config.markov_rank) * 0.1)
             self.markov_output_VR = nn.Parameter(torch.zeros(config.vocab_size, config.markov_rank))
-        self._rope = RotaryEmbedding(size // config.attention_heads, config.max_positions, config.rope_theta)
+        self.rope = RotaryEmbedding(size // config.attention_heads, config.max_positions, config.rope_theta)
 
-    def _stages(self) -> list[AttentionLayer]:
+    @property
+    def stage_layers(self) -> list[AttentionLayer]:
+        """The adaptation layers, first to last."""
         return [layer for layer in self.stages if isinstance(layer, AttentionLayer)]
+
+    @property
+    def block_layers(self) -> list[AttentionLayer]:
+        """The bi-directional block's layers."""
+        return [layer for layer in self.block if isinstance(layer, AttentionLayer)]
 
     @property
     def markov(self) -> MarkovTerm | None:
@@ -132,133 +126,45 @@ class Amphista(Drafter):
         with torch.no_grad():
             self.norm.weight.fill_(float(target.norm.square().mean().sqrt()))
 
-    def new_state(self, slots: int) -> AmphistaState:
-        """Empty rings for `slots` sequences, of the weights' dtype and device."""
-        return AmphistaState(self.config, slots, self.residual_KFF)
-
     def context(self, hidden_BTF: Tensor, next_tokens_BT: Tensor) -> Tensor:
         """[B, T, F] and [B, T] -> features [B, T, C, F]."""
-        position_1T = torch.arange(hidden_BTF.shape[1], device=hidden_BTF.device).unsqueeze(0)
-        mask_1TT = self._visible(position_1T, position_1T)
-        features, _ = self._whole(hidden_BTF, next_tokens_BT, position_1T, mask_1TT)
-        return features
+        position_T = torch.arange(hidden_BTF.shape[1], device=hidden_BTF.device)
+        distance_TT = position_T.unsqueeze(1) - position_T
+        mask_1TT = ((distance_TT >= 0) & (distance_TT < self.config.stage_window)).unsqueeze(0)
+        rotation = self.rope.rotation(position_T, hidden_BTF.dtype)
+        rows = [hidden_BTF]
+        for index, layer in enumerate(self.stage_layers):
+            last = index == len(self.stages) - 1
+            x_BTF = self._with_tokens(rows[-1], next_tokens_BT) if last else rows[-1]
+            rows.append(layer(x_BTF, rotation, mask_1TT))
+        return torch.stack(rows[::-1][: self.config.features], dim=-2)
 
     def heads(self, features_NCF: Tensor) -> Tensor:
         """[N, C, F] -> [N, K, V]; one product with the LM head for all heads."""
         source_KNF = features_NCF.transpose(0, 1)[list(self.config.sources)]
         heads_KNF = source_KNF + functional.silu(torch.bmm(source_KNF, self.residual_KFF))
         heads_NKF = heads_KNF.transpose(0, 1) + self.place_KF
-        for layer in self.block:
+        for layer in self.block_layers:
             heads_NKF = layer(heads_NKF)
-        return functional.linear(self.norm(heads_NKF), self.lm_head_VF)
+        return self.shared.logits(self.norm(heads_NKF))
+
+    def new_state(self, slots: int) -> AmphistaServing:
+        """Empty rings for `slots` sequences, and the weights as they are now in serving form."""
+        return AmphistaServing(self, slots)
 
     def newest(self, state: DraftState, ring: FeatureRing, slots: Sequence[int]) -> Tensor:
         """Features [S, C, F] of the newest rows; a few missing rows are added, else the slot is rebuilt."""
-        assert isinstance(state, AmphistaState)
-        if ring.window < self.config.window:
-            raise ConfigError("feature_window", f"this drafter needs at least {self.config.window} rows")
-        behind: list[int] = []
-        stale: list[int] = []
-        for slot in slots:
-            missing = ring.end[slot] - state.end[slot]
-            if state.epoch[slot] != ring.epoch[slot] or not 0 <= missing <= self.config.chunk:
-                stale.append(slot)
-            elif missing:
-                behind.append(slot)
-        if behind:
-            self._advance(state, ring, behind)
-        if stale:
-            self._rebuild(state, ring, stale)
-        return state.of(state.newest_SCF, slots)
+        assert isinstance(state, AmphistaServing)
+        return state.newest(ring, slots)
 
-    def _advance(self, state: AmphistaState, ring: FeatureRing, slots: list[int]) -> None:
-        """Take in the rows that the ring got since the last call, at most `chunk` a slot.
+    @torch.inference_mode()
+    def draft(self, state: DraftState, ring: FeatureRing, slots: Sequence[int]) -> Draft:
+        """As in `Drafter`, with the weights that the state holds in serving form."""
+        assert isinstance(state, AmphistaServing)
+        return Draft(state.heads(state.newest(ring, slots)), self.markov)
 
-        Shorter slots repeat their last row, which writes the same values to the same place.
-        """
-        slot_S1 = np.asarray(slots)[:, None]
-        start_S1 = np.asarray([state.end[slot] for slot in slots])[:, None]
-        missing_S1 = np.asarray([ring.end[slot] for slot in slots])[:, None] - start_S1
-        position = start_S1 + np.minimum(np.arange(missing_S1.max()), missing_S1 - 1)
-        ring_index = slot_S1 * ring.window + position % ring.window
-        own_index = slot_S1 * state.capacity + position % state.capacity
-        packed = torch.from_numpy(np.stack((position, ring_index, own_index))).to(ring.hidden_RF.device)
-        position_SM, own_index_N = packed[0], packed[2].view(-1)
-        state.position_SL.view(-1)[own_index_N] = position_SM.view(-1)
-        mask_SML = self._visible(position_SM, state.of(state.position_SL, slots))
-        hidden_SMF, tokens_SM = ring.gather(packed[1])
-        rotation = self._rope.rotation(position_SM, hidden_SMF.dtype)
-        rows = [hidden_SMF]
-        for index, layer in enumerate(self._stages()):
-            x_SMF = self._stage_input(index, rows[-1], tokens_SM)
-            query, kv = layer.project(x_SMF, rotation)
-            state.kv_ISL2HE[index].flatten(0, 1).index_copy_(0, own_index_N, kv.flatten(0, 1))
-            # Only the newest row goes on from the last stage.
-            wanted = slice(-1 if index == len(self.stages) - 1 else 0, None)
-            context = state.of(state.kv_ISL2HE[index], slots)
-            rows.append(layer.mix(x_SMF[:, wanted], query[:, wanted], context, mask_SML[:, wanted]))
-        self._remember(state, ring, slots, self._features([row[:, -1] for row in rows]))
-
-    def _rebuild(self, state: AmphistaState, ring: FeatureRing, slots: list[int]) -> None:
-        """Make slots anew from the last `window` rows of the ring; equal to having followed all along."""
-        count_S1 = np.asarray([[min(self.config.window, ring.available(slot))] for slot in slots])
-        if not count_S1.min():
-            raise ValueError("a slot without rows can't be drafted")
-        end_S1 = np.asarray([[ring.end[slot]] for slot in slots])
-        index_M = np.arange(count_S1.max())
-        position = end_S1 - count_S1 + np.minimum(index_M, count_S1 - 1)
-        ring_index = np.asarray(slots)[:, None] * ring.window + position % ring.window
-        device = ring.hidden_RF.device
-        position_SM = torch.from_numpy(position).to(device)
-        real_S1M = torch.from_numpy(index_M < count_S1).to(device).unsqueeze(1)
-        hidden_SMF, tokens_SM = ring.gather(torch.from_numpy(ring_index).to(device))
-        mask_SMM = self._visible(position_SM, position_SM) & real_S1M
-        features, contexts = self._whole(hidden_SMF, tokens_SM, position_SM, mask_SMM)
-        for row, slot in enumerate(slots):
-            count = int(count_S1[row, 0])
-            kept = slice(max(0, count - state.capacity), count)
-            own_M = position_SM[row, kept] % state.capacity
-            state.position_SL[slot] = _NEVER
-            state.position_SL[slot, own_M] = position_SM[row, kept]
-            for index, kv in enumerate(contexts):
-                state.kv_ISL2HE[index, slot, own_M] = kv[row, kept]
-        self._remember(state, ring, slots, features[:, -1])
-
-    def _remember(
-        self, state: AmphistaState, ring: FeatureRing, slots: list[int], newest_SCF: Tensor
-    ) -> None:
-        state.newest_SCF[torch.tensor(slots, device=newest_SCF.device)] = newest_SCF
-        for slot in slots:
-            state.end[slot] = ring.end[slot]
-            state.epoch[slot] = ring.epoch[slot]
-
-    def _whole(
-        self, hidden_BTF: Tensor, tokens_BT: Tensor, position_BT: Tensor, mask_BTT: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """All stages over rows that attend to each other: features [B, T, C, F], and each stage's K/V."""
-        rotation: Rotation = self._rope.rotation(position_BT, hidden_BTF.dtype)
-        rows, contexts = [hidden_BTF], []
-        for index, layer in enumerate(self._stages()):
-            x_BTF = self._stage_input(index, rows[-1], tokens_BT)
-            query, kv = layer.project(x_BTF, rotation)
-            contexts.append(kv)
-            rows.append(layer.mix(x_BTF, query, kv, mask_BTT))
-        return self._features(rows), contexts
-
-    def _stage_input(self, index: int, rows_BTF: Tensor, tokens_BT: Tensor) -> Tensor:
-        """The last stage takes in the token sampled at each row."""
-        if index < self.config.stages - 1:
-            return rows_BTF
-        token_BTF = functional.embedding(tokens_BT, self.embedding_VF)
+    def _with_tokens(self, rows_BTF: Tensor, tokens_BT: Tensor) -> Tensor:
+        token_BTF = functional.embedding(tokens_BT, self.shared.embedding_VF)
         token_BTF = functional.rms_norm(token_BTF, token_BTF.shape[-1:], eps=self.config.norm_eps)
         joined: Tensor = self.join(torch.cat((rows_BTF, token_BTF), dim=-1))
         return joined
-
-    def _features(self, rows: list[Tensor]) -> Tensor:
-        """Outputs of the stages, last first, as far back as heads use them: [..., C, F]."""
-        return torch.stack(rows[::-1][: max(self.config.sources) + 1], dim=-2)
-
-    def _visible(self, position_BT: Tensor, context_BL: Tensor) -> Tensor:
-        """Which context entries a row sees, bool [B, T, L]: itself and `stage_window` - 1 rows before."""
-        distance = position_BT.unsqueeze(2) - context_BL.unsqueeze(1)
-        return (distance >= 0) & (distance < self.config.stage_window)

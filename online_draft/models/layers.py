@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from online_draft.models.frozen import FrozenLinear
 from online_draft.models.rope import Rotation, rotate
 
 
@@ -33,34 +34,68 @@ class AttentionLayer(nn.Module):
             scale = output_scale if layer in (self.out, self.down) else 1.0
             nn.init.normal_(layer.weight, std=scale * layer.in_features**-0.5)
 
-    def project(self, x_BTD: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
-        """Queries [B, T, H, E] and keys with values [B, T, 2, H, E] of the rows, rotated if asked."""
+    def forward(
+        self, x_BTD: Tensor, rotation: Rotation | None = None, mask_BTT: Tensor | None = None
+    ) -> Tensor:
+        """Rows attending to each other, [B, T, D] -> [B, T, D]; True in the mask = may attend."""
         batch, rows, size = x_BTD.shape
-        heads = self.heads
-        qkv = self.qkv(self.attention_norm(x_BTD)).view(batch, rows, 3 * heads, size // heads)
-        if rotation is None:
-            return qkv[:, :, :heads], qkv[:, :, heads:].unflatten(2, (2, heads))
-        turned = rotate(qkv[:, :, : 2 * heads], rotation)
-        kv = torch.cat((turned[:, :, heads:], qkv[:, :, 2 * heads :]), dim=2)
-        return turned[:, :, :heads], kv.view(batch, rows, 2, heads, -1)
-
-    def mix(self, x_BTD: Tensor, query_BTHE: Tensor, kv_BL2HE: Tensor, mask_BTL: Tensor | None) -> Tensor:
-        """The layer's output for rows with queries and context at hand; True in the mask = may attend."""
-        batch, rows, size = x_BTD.shape
+        qkv = self.qkv(self.attention_norm(x_BTD)).view(batch, rows, 3 * self.heads, -1)
+        query, key, value = qkv.chunk(3, dim=2)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
         mixed = functional.scaled_dot_product_attention(
-            query_BTHE.transpose(1, 2),
-            kv_BL2HE[:, :, 0].transpose(1, 2),
-            kv_BL2HE[:, :, 1].transpose(1, 2),
-            attn_mask=None if mask_BTL is None else mask_BTL.unsqueeze(1),
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=None if mask_BTT is None else mask_BTT.unsqueeze(1),
         )
         x_BTD = x_BTD + self.out(mixed.transpose(1, 2).reshape(batch, rows, size))
         gate, up = self.gate_up(self.mlp_norm(x_BTD)).chunk(2, dim=-1)
         changed: Tensor = self.down(functional.silu(gate) * up)
         return x_BTD + changed
 
-    def forward(
-        self, x_BTD: Tensor, rotation: Rotation | None = None, mask_BTT: Tensor | None = None
-    ) -> Tensor:
-        """Rows attending to each other: [B, T, D] -> [B, T, D]."""
-        query, kv = self.project(x_BTD, rotation)
-        return self.mix(x_BTD, query, kv, mask_BTT)
+
+class FrozenAttentionLayer:
+    """An `AttentionLayer` as it serves: flat rows, few operations, weights that no longer change.
+
+    Shapes: S sequences, M rows of each, N = S * M. Not differentiable.
+    """
+
+    def __init__(self, layer: AttentionLayer, pack: bool) -> None:
+        self.heads = layer.heads
+        self._norms = (layer.attention_norm, layer.mlp_norm)
+        self._qkv, self._out, self._gate_up, self._down = (
+            FrozenLinear(linear.weight.detach(), None, pack)
+            for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        )
+
+    def project(self, x_ND: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+        """Queries [N, H, E], and keys followed by values [N, 2H, E]; rotated if asked."""
+        heads = self.heads
+        rows_NXE = self._qkv(_layer_norm(x_ND, self._norms[0])).view(x_ND.shape[0], 3 * heads, -1)
+        if rotation is not None:
+            turned = rows_NXE[:, : 2 * heads]
+            left, right = turned.chunk(2, dim=-1)
+            swapped = torch.cat((right, left), dim=-1)
+            turned.mul_(rotation[0]).addcmul_(swapped, rotation[1])
+        return rows_NXE[:, :heads], rows_NXE[:, heads:]
+
+    def mix(self, x_ND: Tensor, query_NHE: Tensor, kv_SLXE: Tensor, bias_S1ML: Tensor | None) -> None:
+        """Attend to each sequence's context and run the feed-forward; adds both to `x_ND` in place.
+
+        The bias is 0 where a row may attend and -inf elsewhere.
+        """
+        sequences, heads = kv_SLXE.shape[0], self.heads
+        mixed = functional.scaled_dot_product_attention(
+            query_NHE.view(sequences, -1, *query_NHE.shape[1:]).transpose(1, 2),
+            kv_SLXE[:, :, :heads].transpose(1, 2),
+            kv_SLXE[:, :, heads:].transpose(1, 2),
+            attn_mask=bias_S1ML,
+        )
+        self._out.add_to(x_ND, mixed.transpose(1, 2).reshape(x_ND.shape))
+        gate, up = self._gate_up(_layer_norm(x_ND, self._norms[1])).chunk(2, dim=-1)
+        self._down.add_to(x_ND, functional.silu(gate).mul_(up))
+
+
+def _layer_norm(x_ND: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return functional.layer_norm(x_ND, norm.normalized_shape, norm.weight, None, norm.eps)

@@ -99,5 +99,5 @@ class FeatureRing:
     def gather(self, index_X: Tensor) -> tuple[Tensor, Tensor]:
         """Rows by flat index `slot * window + position % window`, any shape: hidden [*X, F], tokens [*X]."""
         flat = index_X.reshape(-1)
-        hidden = self.hidden_RF.index_select(0, flat).view(*index_X.shape, -1)
+        hidden = self.hidden_RF.index_select(0, flat).view(*index_X.shape, self.hidden_RF.shape[1])
         return hidden, self.next_tokens_R.index_select(0, flat).view(index_X.shape)

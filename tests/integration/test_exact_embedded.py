@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from online_draft.bench.prompt_files import DEFAULT_PROMPTS, read_prompts
+from online_draft.bench.decode import DEFAULT_PROMPTS
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding.audit import compare_outputs
 from online_draft.decoding.config import EngineConfig
@@ -16,6 +16,7 @@ from online_draft.decoding.engine import Engine
 from online_draft.models.artifact import load_drafter
 from online_draft.models.embedded import DRAFTERS_DIR
 from online_draft.models.loading import LoadedTarget, load_target
+from online_draft.training.prompts import read_prompts
 
 PROMPTS = 40
 
@@ -52,11 +53,8 @@ def test_swaps_between_steps_change_no_output(
     assert {c.domain for c in conversations} == {"sql", "math", "python", "story"}
     requests = []
     for index, conversation in enumerate(conversations):
-        ids = loaded.tokenizer.apply_chat_template(
-            list(conversation.messages), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
         sampling = SamplingParams(temperature=temperature, max_tokens=64, seed=index)
-        requests.append(GenerationRequest(str(index), tuple(ids), sampling))
+        requests.append(GenerationRequest(str(index), conversation.token_ids(loaded.tokenizer), sampling))
     config = EngineConfig(max_sequences=batch, max_queue=PROMPTS)
     plain = outputs_of(Engine(loaded, config), [replace(r, speculate=False) for r in requests])
     names = ("baseline", "narrow", "medusa")

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
 from online_draft.core import GenerationRequest, StepOutput
 from online_draft.decoding.engine import Engine
 from online_draft.models.config import Architecture, TargetConfig
 from online_draft.models.drafter import Draft, Drafter, DrafterConfig, DraftState, SharedWeights
 from online_draft.models.loading import LoadedTarget, random_target
 from online_draft.models.ring import FeatureRing
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 VOCAB = 256
 TinyTarget = Callable[..., LoadedTarget]
@@ -85,7 +86,9 @@ class RecallDrafter(Drafter):
         raise AssertionError("drafts are recalled")
 
     def draft(self, state: DraftState, ring: FeatureRing, slots: Sequence[int]) -> Draft:
-        logits = torch.randn(len(slots), 4, VOCAB, generator=torch.Generator().manual_seed(self.rng.getrandbits(32)))
+        logits = torch.randn(
+            len(slots), 4, VOCAB, generator=torch.Generator().manual_seed(self.rng.getrandbits(32))
+        )
         for index, slot in enumerate(slots):
             _, recent = ring.rows(slot, min(4, ring.available(slot)))
             tokens = recent.tolist()

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from online_draft.decoding.blocks import BlockAllocator
 
 

@@ -5,8 +5,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from online_draft.decoding.detokenizer import Detokenizer, StopMatcher
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from online_draft.decoding.detokenizer import Detokenizer, StopMatcher
 
 
 def byte_tokenizer() -> Tokenizer:

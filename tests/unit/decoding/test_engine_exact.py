@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
@@ -22,7 +23,9 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 def amphista(loaded: LoadedTarget, seed: int) -> Amphista:
     torch.manual_seed(seed)
     sizes = {"hidden_size": loaded.config.hidden_size, "vocab_size": loaded.config.vocab_size}
-    config = AmphistaConfig(**sizes, attention_heads=4, intermediate_size=32, markov_rank=4, window=32, chunk=4)
+    config = AmphistaConfig(
+        **sizes, attention_heads=4, intermediate_size=32, markov_rank=4, window=32, chunk=4
+    )
     drafter = Amphista(config).to(loaded.target.dtype)
     drafter.start_from(loaded.target)
     return drafter
@@ -30,7 +33,9 @@ def amphista(loaded: LoadedTarget, seed: int) -> Amphista:
 
 def medusa(loaded: LoadedTarget, seed: int) -> Medusa:
     torch.manual_seed(seed)
-    drafter = Medusa(MedusaConfig(loaded.config.hidden_size, loaded.config.vocab_size, window=1)).to(loaded.target.dtype)
+    drafter = Medusa(MedusaConfig(loaded.config.hidden_size, loaded.config.vocab_size, window=1)).to(
+        loaded.target.dtype
+    )
     drafter.start_from(loaded.target)
     return drafter
 
@@ -51,7 +56,9 @@ def random_requests(rng: random.Random, count: int) -> list[GenerationRequest]:
         )
         prompt = tuple(rng.randrange(256) for _ in range(rng.choice([1, 2, 7, 40, 90])))
         requests.append(
-            GenerationRequest(f"r{index}", prompt, sampling, prompt_index=rng.randrange(3), choice_index=index)
+            GenerationRequest(
+                f"r{index}", prompt, sampling, prompt_index=rng.randrange(3), choice_index=index
+            )
         )
     return requests
 
@@ -64,7 +71,9 @@ def test_any_drafter_any_batch_any_swap_gives_plain_outputs(
     rng = random.Random(seed)
     loaded = tiny_target(family, tie)
     requests = random_requests(rng, rng.randint(1, 6))
-    plain = decode(Engine(loaded, EngineConfig(max_sequences=1)), [replace(r, speculate=False) for r in requests])
+    plain = decode(
+        Engine(loaded, EngineConfig(max_sequences=1)), [replace(r, speculate=False) for r in requests]
+    )
     config = EngineConfig(
         max_sequences=rng.randint(1, 5),
         kv_tokens=rng.choice([256, 2048]),
@@ -95,7 +104,9 @@ def test_any_drafter_any_batch_any_swap_gives_plain_outputs(
 def test_a_good_drafter_is_accepted_deeply(tiny_target, recall_drafter, decode) -> None:
     """Guards the property above against being vacuous: trees are walked to the last depth."""
     loaded = tiny_target()
-    request = GenerationRequest("a", (1, 2, 3), SamplingParams(temperature=0.8, max_tokens=60, seed=3, ignore_eos=True))
+    request = GenerationRequest(
+        "a", (1, 2, 3), SamplingParams(temperature=0.8, max_tokens=60, seed=3, ignore_eos=True)
+    )
     plain = decode(Engine(loaded), [replace(request, speculate=False)])
     engine = Engine(loaded, EngineConfig(tree_nodes=8))
     engine.set_drafter(recall_drafter([[1, 2, 3, *plain["a"]]], 1.0, 0), "recall")
@@ -132,7 +143,8 @@ def test_sampled_tokens_follow_the_target_distribution(tiny_target, decode) -> N
     hidden = loaded.target.prefill_hidden(torch.tensor([[3, 1, 4]]), torch.tensor([3]))
     expected = loaded.target.logits(hidden[0, -1]).softmax(-1)
     requests = [
-        GenerationRequest(f"s{i}", (3, 1, 4), SamplingParams(temperature=1.0, max_tokens=1, seed=i)) for i in range(3000)
+        GenerationRequest(f"s{i}", (3, 1, 4), SamplingParams(temperature=1.0, max_tokens=1, seed=i))
+        for i in range(3000)
     ]
     engine = Engine(loaded, EngineConfig(max_sequences=64, max_queue=4000))
     counts = torch.zeros(256, dtype=torch.float64)

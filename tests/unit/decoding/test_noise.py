@@ -3,6 +3,7 @@
 import math
 
 import torch
+
 from online_draft.decoding.noise import gumbel, noise_key
 
 TOKENS = torch.arange(512)

@@ -139,7 +139,7 @@ def test_optimizer_lowers_the_loss() -> None:
     optimizer = MuonAdamW(model)
     ids = torch.randint(5, 600, (4, 33))
     losses = []
-    for _ in range(15):
+    for _ in range(80):
         loss = model(ids[:, :-1], ids[:, 1:], torch.float32).mean()
         loss.backward()
         optimizer.step(1.0)

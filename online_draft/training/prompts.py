@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from online_draft.errors import ConfigError
 
-DEFAULT_PROMPTS = Path(__file__).parent / "prompts" / "default.jsonl"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,22 @@ class Conversation:
         messages = (*self.messages, {"role": "assistant", "content": answer}, following)
         return Conversation(messages, self.later_turns[1:], self.domain)
 
+    def token_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """The messages through the chat template; without a template their text is continued as it stands."""
+        ids: Any
+        if tokenizer.chat_template:
+            ids = tokenizer.apply_chat_template(
+                list(self.messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        else:
+            ids = tokenizer.encode("\n".join(message["content"] for message in self.messages))
+        return tuple(int(token) for token in ids)
 
-def read_prompts(path: Path, limit: int | None = None, every_domain: bool = True) -> list[Conversation]:
+
+def read_prompts(path: Path, limit: int | None = None) -> list[Conversation]:
     """Read a prompt file. With a `limit`, domains take turns so that each is represented alike.
 
-    Raises `ConfigError` naming file and line.
+    Raises ConfigError naming file and line.
     """
     try:
         conversations = list(_parse(path))
@@ -41,9 +53,7 @@ def read_prompts(path: Path, limit: int | None = None, every_domain: bool = True
         raise ConfigError("prompts", f"can't read {path}: {error.strerror}") from error
     if not conversations:
         raise ConfigError("prompts", f"{path} holds no prompt")
-    if limit is None:
-        return conversations
-    return (_by_turns(conversations) if every_domain else conversations)[:limit]
+    return conversations if limit is None else _by_turns(conversations)[:limit]
 
 
 def _parse(path: Path) -> Iterator[Conversation]:
@@ -53,7 +63,7 @@ def _parse(path: Path) -> Iterator[Conversation]:
                 continue
             try:
                 yield _conversation(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, IndexError) as error:
                 expected = "a JSON object with `prompt`, `messages` or `turns`"
                 raise ConfigError("prompts", f"{path}:{number}: expected {expected} ({error})") from error
 

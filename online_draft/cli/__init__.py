@@ -1,0 +1,38 @@
+"""The commands: parse, import lazily, call, print.
+
+Exit codes: 0 done; 1 the command's own "no" (a failed request, a changed output, a doctor's finding);
+2 wrong usage, setting or state, or something did not start; 3 the demo's margin was not reached in time.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from online_draft.cli import bench, registry, service
+from online_draft.errors import OnlineDraftError
+
+app = typer.Typer(
+    name="online-draft",
+    help="An LLM endpoint whose draft heads keep learning from the traffic it serves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(service.app)
+app.command()(bench.distill)
+app.add_typer(service.config_app, name="config")
+app.add_typer(registry.drafter_app, name="drafter")
+app.add_typer(registry.learner_app, name="learner")
+app.add_typer(registry.buffer_app, name="buffer")
+app.add_typer(bench.bench_app, name="bench")
+
+
+def main() -> None:
+    """Run a command. Errors that we raise on purpose are one line and exit code 2."""
+    try:
+        app()
+    except OnlineDraftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

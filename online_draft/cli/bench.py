@@ -1,0 +1,132 @@
+"""`bench` and `distill`: long computations without a service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from online_draft.cli.options import JsonOut
+from online_draft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+bench_app = typer.Typer(help="Reproducible measurements.", no_args_is_help=True)
+
+
+@bench_app.command("decode")
+def bench_decode(
+    target: Annotated[str, typer.Option(help="embedded, a directory or a Hub name.")] = "embedded",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated: plain, medusa, amphista.")
+    ] = "plain,medusa,amphista",
+    drafters: Annotated[list[str] | None, typer.Option("--drafter", metavar="METHOD=DIR")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines with prompt, messages or turns.")] = None,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only this many prompts.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    repeat: Annotated[int, typer.Option(min=1)] = 3,
+    tree_nodes: Annotated[int, typer.Option(min=1)] = 16,
+    json_out: JsonOut = None,
+) -> None:
+    """Methods of decoding on the same prompts, interleaved in one run."""
+    from online_draft.bench.decode import DecodeOptions, run
+
+    directories = {}
+    for pair in drafters or []:
+        method, equals, directory = pair.partition("=")
+        if not equals:
+            raise ConfigError("--drafter", f"{pair!r} is not METHOD=DIR")
+        directories[method] = Path(directory)
+    options = DecodeOptions(
+        target=target,
+        methods=tuple(method.strip() for method in methods.split(",")),
+        drafters=directories,
+        prompts=prompts,
+        batch=batch,
+        max_new_tokens=max_new_tokens,
+        limit=limit,
+        temperature=temperature,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        repeat=repeat,
+        tree_nodes=tree_nodes,
+        json_path=json_out,
+    )
+    raise typer.Exit(run(options))
+
+
+def distill(
+    target: Annotated[str, typer.Option(help="embedded, a directory or a Hub name.")],
+    prompts: Annotated[Path, typer.Option(help="JSON lines with prompt, messages or turns.")],
+    out: Annotated[
+        Path, typer.Option(help="Where the drafter goes; with several methods, one directory each.")
+    ],
+    methods: Annotated[str, typer.Option(help="Comma-separated: amphista, medusa.")] = "amphista",
+    steps: Annotated[int, typer.Option(min=1, help="Micro-batches of training.")] = 1500,
+    minutes: Annotated[float | None, typer.Option(help="At most this long per method.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Records in a micro-batch.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only this many prompts.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 128,
+    temperatures: Annotated[str, typer.Option(help="Comma-separated; prompts take them in turn.")] = "0",
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    work: Annotated[Path | None, typer.Option(help="Where answers and training state lie.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Train anew; answers are kept.")] = False,
+    json_out: JsonOut = None,
+) -> None:
+    """Make a drafter: the target answers prompts, draft heads learn from the answers. Resumable."""
+    import json
+    from dataclasses import asdict
+
+    from rich.progress import Progress
+
+    from online_draft.training.answers import AnswerConfig
+    from online_draft.training.distill import DistillConfig, DistillProgress, run
+
+    try:
+        heats = tuple(float(part) for part in temperatures.split(","))
+    except ValueError:
+        raise ConfigError("--temperatures", f"{temperatures!r} is not a list of numbers") from None
+    config = DistillConfig(
+        target=target,
+        prompts=prompts,
+        out=out,
+        methods=tuple(method.strip() for method in methods.split(",")),
+        steps=steps,
+        minutes=minutes,
+        batch=batch,
+        limit=limit,
+        answers=AnswerConfig(max_new_tokens=max_new_tokens, temperatures=heats, seed=seed),
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        work=work,
+        resume=not restart,
+    )
+    with Progress() as bar:
+        tasks: dict[tuple[str, str], TaskID] = {}
+
+        def show(now: DistillProgress) -> None:
+            key = (now.phase, now.method)
+            if key not in tasks:
+                tasks[key] = bar.add_task(f"{now.phase} {now.method}".strip(), total=now.total)
+            about = f"{now.phase} {now.method}".strip() + (
+                f"  loss {now.loss:.3f}" if now.loss is not None else ""
+            )
+            bar.update(tasks[key], completed=now.done, total=now.total, description=about)
+
+        report = run(config, show)
+    for method in report.methods:
+        print(f"{method.method}: replayed τ {method.tau:.2f} on {report.held_out} held-out answers")
+        print(f"  {method.directory}")
+    if json_out is not None:
+        json_out.write_text(json.dumps(asdict(report), indent=2) + "\n")

@@ -1,0 +1,148 @@
+"""`drafter`, `learner`, `buffer`: what a running system knows and decides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from online_draft.cli.options import Key, Offline, Reason, StateDir, Url, Version, read_settings
+
+if TYPE_CHECKING:
+    from online_draft.launch.admin import Admin, OnlineAdmin
+    from online_draft.registry.journal import DecisionKind
+
+drafter_app = typer.Typer(help="Drafter versions and decisions about them.", no_args_is_help=True)
+learner_app = typer.Typer(help="The learner.", no_args_is_help=True)
+buffer_app = typer.Typer(help="The replay buffer.", no_args_is_help=True)
+
+
+def _admin(offline: bool, state_dir: Path | None, url: str | None, key: str | None) -> Admin:
+    if offline:
+        from online_draft.launch.admin import OfflineAdmin
+
+        return OfflineAdmin(read_settings(flags={"state_dir": state_dir}))
+    return _online(state_dir, url, key)
+
+
+def _online(state_dir: Path | None, url: str | None, key: str | None) -> OnlineAdmin:
+    from online_draft.launch.admin import connect
+
+    return connect(read_settings(flags={"state_dir": state_dir}).state_dir, url, key)
+
+
+def _show(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+@drafter_app.command("list")
+def drafter_list(
+    state_dir: StateDir = None, url: Url = None, admin_key: Key = None, offline: Offline = False
+) -> None:
+    """Published versions, newest last, with their roles."""
+    for entry in _admin(offline, state_dir, url, admin_key).drafters():
+        about = entry.get("error") or f"{entry['kind']}  {entry['bytes'] / 1e6:.1f} MB"
+        parent = (entry.get("provenance") or {}).get("parent")
+        origin = f"from {parent}" if parent else ""
+        print(f"{entry['version']:<24} {about}  {', '.join(entry['roles']):<20} {origin}".rstrip())
+
+
+@drafter_app.command("show")
+def drafter_show(
+    version: Version,
+    state_dir: StateDir = None,
+    url: Url = None,
+    admin_key: Key = None,
+    offline: Offline = False,
+) -> None:
+    """One version: provenance and the decisions about it."""
+    _show(_admin(offline, state_dir, url, admin_key).drafter(version))
+
+
+def _decision_command(name: str, kind: DecisionKind, takes_version: bool, about: str) -> None:
+    """A command that makes one decision."""
+
+    def decide(
+        version: str | None,
+        reason: str,
+        state_dir: Path | None,
+        url: str | None,
+        key: str | None,
+        offline: bool,
+    ) -> None:
+        written = _admin(offline, state_dir, url, key).decide(kind, version, reason)
+        print(f"decision {written['seq']}: {written['kind']} {written['version'] or ''}".rstrip())
+
+    if takes_version:
+
+        def with_version(
+            version: Version,
+            reason: Reason = "by hand",
+            state_dir: StateDir = None,
+            url: Url = None,
+            admin_key: Key = None,
+            offline: Offline = False,
+        ) -> None:
+            decide(version, reason, state_dir, url, admin_key, offline)
+
+        drafter_app.command(name, help=about)(with_version)
+        return
+
+    def without_version(
+        reason: Reason = "by hand",
+        state_dir: StateDir = None,
+        url: Url = None,
+        admin_key: Key = None,
+        offline: Offline = False,
+    ) -> None:
+        decide(None, reason, state_dir, url, admin_key, offline)
+
+    (learner_app if kind in ("pause", "resume") else drafter_app).command(name, help=about)(without_version)
+
+
+_decision_command("promote", "promote", True, "Make a version the champion.")
+_decision_command("reject", "refuse", True, "Refuse a candidate.")
+_decision_command("rollback", "roll_back", False, "Go back to the previous champion.")
+_decision_command("pin", "pin", False, "Keep the champion whatever is proposed.")
+_decision_command("unpin", "unpin", False, "Let promotions happen again.")
+_decision_command("pause", "pause", False, "Stop learning.")
+_decision_command("resume", "resume", False, "Learn again.")
+
+
+@drafter_app.command("push")
+def drafter_push(
+    directory: Annotated[Path, typer.Argument(help="A drafter: manifest.json and model.safetensors.")],
+    name: Annotated[str | None, typer.Option(help="A name; else the next version number.")] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Publish a drafter directory to the artifact store; `drafter promote` makes it serve."""
+    from online_draft.launch.admin import push_drafter
+
+    print(push_drafter(read_settings(flags={"state_dir": state_dir}), directory, name))
+
+
+@drafter_app.command("prune")
+def drafter_prune(
+    last: Annotated[int, typer.Option(help="Keep this many of the newest.", min=1)] = 10,
+    state_dir: StateDir = None,
+) -> None:
+    """Delete old versions that play no role."""
+    from online_draft.launch.admin import open_desk
+
+    desk = open_desk(read_settings(flags={"state_dir": state_dir}))
+    for version in desk.registry.prune(desk.state().in_use, last):
+        print(f"deleted {version}")
+
+
+@learner_app.command("status")
+def learner_status(state_dir: StateDir = None, url: Url = None, admin_key: Key = None) -> None:
+    """What the learner does and why."""
+    _show(_online(state_dir, url, admin_key).learner())
+
+
+@buffer_app.command("stats")
+def buffer_stats(state_dir: StateDir = None, url: Url = None, admin_key: Key = None) -> None:
+    """The books: produced = stored + spooled + dropped; opted out apart."""
+    _show(_online(state_dir, url, admin_key).status().get("records"))

@@ -1,0 +1,123 @@
+"""`demo`, `serve`, `down`, `doctor`, `config`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from online_draft.cli.options import Config, JsonOut, Set, StateDir, read_settings
+
+app = typer.Typer()
+config_app = typer.Typer(help="Settings.", no_args_is_help=True)
+
+
+@app.command()
+def demo(
+    minutes: Annotated[float, typer.Option(help="Give up after this long (exit code 3).", min=0.1)] = 8.0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave it running; `online-draft down` ends it.")
+    ] = False,
+    json_out: JsonOut = None,
+    target: Annotated[str, typer.Option(help="embedded, a directory or a Hub name.")] = "embedded",
+    drafter: Annotated[str, typer.Option(help="First drafter: narrow, untrained, a directory.")] = "narrow",
+    port: Annotated[int, typer.Option(help="0 picks a free one.")] = 0,
+    state_dir: StateDir = None,
+) -> None:
+    """Serve one domain, shift to another, watch the drafter learn it."""
+    from online_draft.bench.demo import DemoOptions, run
+
+    options = DemoOptions(
+        minutes=minutes,
+        keep=keep,
+        json_path=json_out,
+        port=port,
+        target=target,
+        drafter=drafter,
+        state_dir=state_dir,
+    )
+    raise typer.Exit(run(options))
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    target: Annotated[str | None, typer.Option(help="embedded, a directory or a Hub name.")] = None,
+    model_name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
+    drafter: Annotated[
+        str | None, typer.Option(help="First drafter: baseline, narrow, untrained, a directory.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, float64.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of one replica.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Replicas.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="A Redis of yours; else a private one.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="A Ray of yours; else a private one.")] = None,
+    state_dir: StateDir = None,
+    pairs: Set = None,
+) -> None:
+    """Serve until Ctrl-C."""
+    flags = {
+        "target": target,
+        "model_name": model_name,
+        "drafter": drafter,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "replicas": replicas,
+        "host": host,
+        "port": port,
+        "state_dir": state_dir,
+        "redis": {"url": redis_url},
+        "ray": {"address": ray_address},
+    }
+    settings = read_settings(config, flags, pairs)
+    from online_draft.launch import LocalSystem
+
+    try:
+        with LocalSystem(settings, say=lambda line: print(line, flush=True)) as system:
+            assert system.run is not None
+            print(f"serving {system.run.model} at {system.run.url}/v1", flush=True)
+            print(f"admin key: in {settings.state_dir}/run.json; Ctrl-C ends it", flush=True)
+            system.wait()
+    except KeyboardInterrupt:
+        print("ended", flush=True)
+
+
+@app.command()
+def down(state_dir: StateDir = None) -> None:
+    """End systems that run from the state directory (a demo kept with --keep too)."""
+    from online_draft.launch import end_system, find_run_files
+
+    runs = find_run_files(read_settings(flags={"state_dir": state_dir}).state_dir)
+    for run in runs:
+        end_system(run)
+        print(f"ended the system at {run.url} (pid {run.pid})")
+    if not runs:
+        print("nothing runs")
+
+
+@app.command()
+def doctor(config: Config = None, state_dir: StateDir = None) -> None:
+    """Check this machine and say what to do about each finding."""
+    from online_draft.doctor import run
+
+    raise typer.Exit(run(read_settings(config, {"state_dir": state_dir})))
+
+
+@config_app.command("show")
+def config_show(config: Config = None, pairs: Set = None) -> None:
+    """All settings with their values, as the service would see them."""
+    from online_draft.settings import describe
+
+    print(json.dumps(describe(read_settings(config, pairs=pairs)), indent=2))
+
+
+@config_app.command("check")
+def config_check(config: Config = None, pairs: Set = None) -> None:
+    """Exit code 2 and the field's name when a setting is wrong."""
+    read_settings(config, pairs=pairs)
+    print("settings are valid")

@@ -1,0 +1,1 @@
+"""What decides: the control loop, a small torch-free actor."""

@@ -1,0 +1,147 @@
+"""Talking to a running system's admin API, or deciding without one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import httpx
+
+from online_draft.errors import ArtifactError, ConfigError, RequestError, StoreError
+from online_draft.launch.run_file import require_run_file
+from online_draft.registry.artifacts import DRAFTER_MANIFEST
+from online_draft.registry.journal import DecisionKind
+from online_draft.registry.manifest import Provenance
+from online_draft.serve.admin.desk import AdminDesk
+from online_draft.settings import Settings
+from online_draft.store import ArtifactStore, RedisKeys
+
+TIMEOUT_S = 10.0
+
+
+class Admin(Protocol):
+    """What the commands need, online or offline."""
+
+    def drafters(self) -> list[dict[str, Any]]:
+        """All published versions."""
+        ...
+
+    def drafter(self, version: str) -> dict[str, Any]:
+        """One version with the decisions about it."""
+        ...
+
+    def decide(self, kind: DecisionKind, version: str | None, reason: str) -> dict[str, Any]:
+        """Decide; the decision as written."""
+        ...
+
+
+class OnlineAdmin:
+    """A running system's admin API. OnlineDraftError with the API's own message when it says no."""
+
+    _PATHS: ClassVar[dict[str, str]] = {
+        "promote": "/drafters/{version}/promote",
+        "refuse": "/drafters/{version}/reject",
+        "roll_back": "/rollback",
+        "pin": "/pin",
+        "unpin": "/unpin",
+        "pause": "/learner/pause",
+        "resume": "/learner/resume",
+    }
+
+    def __init__(self, url: str, key: str) -> None:
+        self._client = httpx.Client(
+            base_url=url.rstrip("/") + "/admin/api",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=TIMEOUT_S,
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        self._client.close()
+
+    def status(self) -> dict[str, Any]:
+        """Ladder, counts, books, replica, learner."""
+        return self._ask("GET", "/status")
+
+    def learner(self) -> dict[str, Any]:
+        """The learner's own words."""
+        return self._ask("GET", "/learner")
+
+    def drafters(self) -> list[dict[str, Any]]:
+        """All published versions."""
+        found: list[dict[str, Any]] = self._ask("GET", "/drafters")["drafters"]
+        return found
+
+    def drafter(self, version: str) -> dict[str, Any]:
+        """One version with the decisions about it."""
+        return self._ask("GET", f"/drafters/{version}")
+
+    def decide(self, kind: DecisionKind, version: str | None, reason: str) -> dict[str, Any]:
+        """Decide; the decision as written."""
+        return self._ask("POST", self._PATHS[kind].format(version=version), {"reason": reason})
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise StoreError(f"the admin API at {self._client.base_url} does not answer: {error}") from error
+        try:
+            content = response.json()
+        except ValueError:
+            content = {}
+        if response.is_success and isinstance(content, dict):
+            return content
+        message = content.get("error", {}).get("message") if isinstance(content, dict) else None
+        raise RequestError(message or f"the admin API answers {response.status_code}")
+
+
+class OfflineAdmin:
+    """Registry and journal on the artifact store itself, for when no system runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.desk = open_desk(settings)
+
+    def drafters(self) -> list[dict[str, Any]]:
+        """All published versions."""
+        return self.desk.drafters()
+
+    def drafter(self, version: str) -> dict[str, Any]:
+        """One version with the decisions about it."""
+        return self.desk.drafter(version)
+
+    def decide(self, kind: DecisionKind, version: str | None, reason: str) -> dict[str, Any]:
+        """Decide; the decision as written."""
+        return asdict(self.desk.decide(kind, version, "cli", reason))
+
+
+def open_desk(settings: Settings, fingerprint: str | None = None) -> AdminDesk:
+    """The artifact store's one target, or the one named. ConfigError when there is none or a choice."""
+    targets = ArtifactStore(settings.artifacts).list("registry")
+    if fingerprint is None:
+        if len(targets) != 1:
+            found = ", ".join(targets) or "none"
+            raise ConfigError("state_dir", f"{settings.artifacts} must hold one target, found: {found}")
+        fingerprint = targets[0]
+    return AdminDesk(settings.artifacts, fingerprint, None, RedisKeys(settings.redis.prefix))
+
+
+def connect(state_dir: Path, url: str | None, key: str | None) -> OnlineAdmin:
+    """The system at `url`, else the one that runs from `state_dir`. ConfigError when there is none."""
+    if url is not None:
+        if not key:
+            raise ConfigError("admin_key", "--url needs --admin-key or ONLINE_DRAFT_ADMIN_KEY")
+        return OnlineAdmin(url, key)
+    run = require_run_file(state_dir)
+    return OnlineAdmin(run.url, run.admin_key)
+
+
+def push_drafter(settings: Settings, directory: Path, name: str | None) -> str:
+    """Publish a drafter directory for the target in its manifest; the version. A live system sees it too."""
+    try:
+        target = str(json.loads((directory / DRAFTER_MANIFEST).read_bytes())["target"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{directory / DRAFTER_MANIFEST} can't be read: {error}") from error
+    return open_desk(settings, target).registry.publish(directory, Provenance(), name)

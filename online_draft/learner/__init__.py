@@ -1,0 +1,1 @@
+"""What trains: the learner's loop, its idleness, its gate and its checkpoints."""

@@ -1,0 +1,164 @@
+"""The learner as a named, detached Ray actor. Imports torch only in the actor's own environment."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
+
+from online_draft.learner.config import LearnerConfig, LearnerPlace
+from online_draft.registry.revision import code_version
+
+if TYPE_CHECKING:
+    from online_draft.learner.loop import LearnerLoop
+
+logger = logging.getLogger(__name__)
+
+NAME = "learner"
+GPU_SHARE = 0.25
+START_TIMEOUT_S = 60.0
+RETRY_S = 5.0
+START_NICENESS = 10
+"""While the target is read: with idle time alone a busy machine would never get through it."""
+
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""One thread that sleeps when it waits: spinning threads would slow serving down 10 to 30 times."""
+
+
+class LearnerActor:
+    """Runs a `LearnerLoop` on a thread of its own, at idle priority. Every method answers at once, at normal
+    priority; what went wrong while starting is in `status` and tried again."""
+
+    def __init__(self, place: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        self._place = LearnerPlace.from_dict(place)
+        self._config = LearnerConfig.from_dict(config)
+        self._loop: LearnerLoop | None = None
+        self._error: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
+        self._thread.start()
+
+    def status(self) -> dict[str, Any]:
+        """Plain data; `alive` says whether the thread runs."""
+        status = {"state": "waiting", "reason": "loading the target", "code_version": code_version()}
+        if self._loop is not None:
+            status = self._loop.status()
+        return {**status, "alive": self._thread.is_alive(), "start_error": self._error}
+
+    def code_version(self) -> str:
+        """The code that this actor runs."""
+        return code_version()
+
+    def alive(self) -> bool:
+        """Whether the learner's thread runs."""
+        return self._thread.is_alive()
+
+    def shutdown(self, timeout_s: float = 10.0) -> bool:
+        """Write a checkpoint and end the thread; whether it ended in time. Idempotent."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        lower_priority(START_NICENESS)
+        while not self._stop.is_set() and self._loop is None:
+            try:
+                self._loop = self._build()
+            except Exception as error:
+                logger.exception("the learner could not be started")
+                self._error = f"{type(error).__name__}: {error}"
+                self._stop.wait(RETRY_S)
+        if self._loop is not None:
+            self._error = None
+            lower_priority()
+            self._loop.run(self._stop)
+
+    def _build(self) -> LearnerLoop:
+        import torch
+
+        from online_draft.learner.loop import LearnerLoop
+        from online_draft.models.loading import load_target
+
+        torch.set_num_threads(1)
+        # Draft heads learn in float32 whatever the dtype of serving: bf16 updates would round away.
+        loaded = load_target(self._place.target, self._place.device, torch.float32)
+        return LearnerLoop(self._place, self._config, loaded)
+
+
+def lower_priority(niceness: int | None = None) -> None:
+    """Give the calling thread, and those it starts, only CPU time that nobody else wants; with a `niceness`
+    a small share of contended CPU time (10: a tenth)."""
+    with contextlib.suppress(OSError):
+        if niceness is None:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19 if niceness is None else niceness)
+
+
+def start_learner(place: Mapping[str, Any], config: LearnerConfig) -> None:
+    """Have the learner run at this code version: start it, or replace one that runs other code, whose thread
+    has ended or that gives no answer. Idempotent; blocks until the actor answers; Ray's errors.
+
+    `place` as in `LearnerPlace`, with the Ray `namespace`.
+    """
+    import ray
+
+    try:
+        if _start(place, config) == code_version():
+            return
+    except ray.exceptions.GetTimeoutError:
+        logger.warning("the learner doesn't answer")
+    logger.warning("the learner is replaced")
+    stop_learner(str(place["namespace"]))
+    _start(place, config)
+
+
+def stop_learner(namespace: str, timeout_s: float = 10.0) -> None:
+    """End the learner after a checkpoint. Idempotent; blocks until its name is free."""
+    import ray
+
+    try:
+        actor = ray.get_actor(NAME, namespace=namespace)
+    except ValueError:
+        return
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(actor.shutdown.remote(timeout_s), timeout=timeout_s + 5)
+    ray.kill(actor)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            ray.get_actor(NAME, namespace=namespace)
+        except ValueError:
+            return
+        time.sleep(0.05)
+
+
+def _start(place: Mapping[str, Any], config: LearnerConfig) -> str:
+    """The code version of the actor that now runs under our name, "" if its thread has ended."""
+    import ray
+
+    options: dict[str, Any] = {
+        "name": NAME,
+        "namespace": place["namespace"],
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "num_cpus": 0,
+        "num_gpus": GPU_SHARE if str(place.get("device", "cpu")).startswith("cuda") else 0,
+        "max_restarts": -1,
+        "runtime_env": {"env_vars": _ENVIRONMENT},
+    }
+    actor: Any = ray.remote(LearnerActor).options(**options).remote(dict(place), asdict(config))
+    alive, version = cast(Any, ray).get(
+        [actor.alive.remote(), actor.code_version.remote()], timeout=START_TIMEOUT_S
+    )
+    return str(version) if alive else ""

@@ -1,0 +1,72 @@
+"""Is the hardware idle? What the replicas say of their load decides; no word means no."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import redis
+
+from online_draft.errors import StoreError
+from online_draft.monitor.load import read_loads
+from online_draft.store import RedisKeys
+
+FORGET_MS = 10_000
+"""A replica that was silent for this long is dead, not busy."""
+
+
+class Idleness:
+    """Asks Redis for every replica's load. `reason` says why it isn't idle. Not thread-safe."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: RedisKeys,
+        idle_ms: int,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._keys = replace(keys, load_fresh_ms=FORGET_MS)
+        self._fresh_ms = keys.load_fresh_ms
+        self._idle_s = idle_ms / 1000
+        self._now_ms = now_ms
+        self._clock = clock
+        self._busy_at = clock()
+        self.reason = ""
+
+    def idle(self) -> bool:
+        """Whether every replica has been without a request for the quiet period. Blocks on Redis only.
+
+        Unknown counts as busy: no replica has spoken, one has been silent for 2 s, or Redis can't be read.
+        """
+        self.reason = self._why_busy()
+        now = self._clock()
+        if self.reason:
+            self._busy_at = now
+        elif now - self._busy_at < self._idle_s:
+            self.reason = "just idle"
+        return not self.reason
+
+    def _why_busy(self) -> str:
+        now_ms = self._now_ms()
+        try:
+            loads = read_loads(self._client, self._keys, now_ms)
+        except StoreError as error:
+            return f"load unknown: {error}"
+        if not loads:
+            return "load unknown: no replica has spoken"
+        if any(now_ms - load.at_ms > self._fresh_ms for load in loads.values()):
+            return "load unknown: a replica is silent"
+        return "serving" if any(load.busy for load in loads.values()) else ""
+
+
+class AlwaysIdle:
+    """The learner has hardware of its own."""
+
+    reason = ""
+
+    def idle(self) -> bool:
+        """True."""
+        return True

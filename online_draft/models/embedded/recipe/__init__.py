@@ -1,0 +1,1 @@
+"""How the embedded target was made: corpus, tokenizer, training, export, quality."""

@@ -1,0 +1,1 @@
+"""The admin API: what an operator sees and decides. Needs neither torch nor Ray."""

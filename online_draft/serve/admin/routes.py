@@ -1,0 +1,131 @@
+"""`/admin/api`: status, drafter versions, decisions. Every route asks for the admin key.
+
+Decisions take an optional JSON body `{"reason": …, "expected_seq": …}`; 409 when somebody else decided
+since `expected_seq`, or when the ladder doesn't allow the decision now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from secrets import compare_digest
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field
+
+from online_draft.errors import ArtifactError, ConfigError, JournalError, LostRaceError, StoreError
+from online_draft.registry.journal import DecisionKind
+from online_draft.serve.admin.desk import AdminDesk
+from online_draft.serve.api.backend import Backend
+from online_draft.serve.api.errors import ApiError
+
+ACTOR = "admin"
+
+
+class DecisionBody(BaseModel):
+    """Why, and on which state of the journal."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, Field(max_length=500)] = "by hand"
+    expected_seq: Annotated[int, Field(ge=0)] | None = None
+
+
+def build_admin_router(desk: AdminDesk, backend: Backend, admin_key: str) -> APIRouter:
+    """The admin routes. An empty key would lock everybody out, so ConfigError."""
+    if not admin_key:
+        raise ConfigError("admin_key", "must not be empty")
+
+    def check_key(authorization: Annotated[str, Header()] = "") -> None:
+        given = authorization.removeprefix("Bearer ").encode("utf-8", "replace")
+        if not compare_digest(given, admin_key.encode()):
+            raise ApiError(
+                401, "a valid admin key is needed: Authorization: Bearer KEY", code="invalid_admin_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+
+    router = APIRouter(prefix="/admin/api", dependencies=[Depends(check_key)])
+
+    def decide(kind: DecisionKind, version: str | None, body: DecisionBody | None) -> dict[str, Any]:
+        body = body or DecisionBody()
+        try:
+            if kind == "promote" and version not in desk.registry.list_versions():
+                raise ArtifactError(f"there is no drafter version {version}")
+            return asdict(desk.decide(kind, version, ACTOR, body.reason, body.expected_seq))
+        except (ConfigError, ArtifactError, JournalError, StoreError) as error:
+            raise as_admin_error(error) from error
+
+    @router.get("/status")
+    async def status() -> dict[str, Any]:
+        try:
+            overview = await run_in_threadpool(desk.overview)
+        except (JournalError, StoreError) as error:
+            overview = {"journal_error": str(error)}
+        try:
+            overview["replica"] = await backend.status()
+        except Exception as error:
+            overview["replica"] = {"ready": False, "error": str(error)}
+        return overview
+
+    @router.get("/drafters")
+    def list_drafters() -> dict[str, Any]:
+        return {"drafters": _reading(desk.drafters)}
+
+    @router.get("/drafters/{version}")
+    def show_drafter(version: str) -> dict[str, Any]:
+        shown: dict[str, Any] = _reading(lambda: desk.drafter(version))
+        return shown
+
+    @router.post("/drafters/{version}/promote")
+    def promote(version: str, body: DecisionBody | None = None) -> dict[str, Any]:
+        return decide("promote", version, body)
+
+    @router.post("/drafters/{version}/reject")
+    def reject(version: str, body: DecisionBody | None = None) -> dict[str, Any]:
+        return decide("refuse", version, body)
+
+    @router.post("/rollback")
+    def roll_back(body: DecisionBody | None = None) -> dict[str, Any]:
+        return decide("roll_back", None, body)
+
+    @router.post("/pin")
+    def pin(body: DecisionBody | None = None) -> dict[str, Any]:
+        return decide("pin", None, body)
+
+    @router.post("/unpin")
+    def unpin(body: DecisionBody | None = None) -> dict[str, Any]:
+        return decide("unpin", None, body)
+
+    @router.get("/learner")
+    def learner() -> dict[str, Any]:
+        paused = _reading(desk.state).learner_paused
+        return {"paused": paused, "status": _reading(lambda: desk.actor_status("learner"))}
+
+    @router.post("/learner/pause")
+    def pause(body: DecisionBody | None = None) -> dict[str, Any]:
+        return decide("pause", None, body)
+
+    @router.post("/learner/resume")
+    def resume(body: DecisionBody | None = None) -> dict[str, Any]:
+        return decide("resume", None, body)
+
+    return router
+
+
+def as_admin_error(error: Exception) -> ApiError:
+    """Registry and journal errors as answers to an operator, who may see the reason."""
+    if isinstance(error, LostRaceError):
+        return ApiError(409, str(error), "expected_seq", "lost_race")
+    if isinstance(error, ConfigError):
+        return ApiError(409, str(error), error.field, "not_allowed_now")
+    if isinstance(error, ArtifactError):
+        return ApiError(404, str(error), "version", "drafter_not_found")
+    return ApiError(503, str(error), code="journal_unavailable", headers={"Retry-After": "1"})
+
+
+def _reading(read: Any) -> Any:
+    try:
+        return read()
+    except (ArtifactError, JournalError, StoreError) as error:
+        raise as_admin_error(error) from error

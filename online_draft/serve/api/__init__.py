@@ -1,0 +1,1 @@
+"""OpenAI-compatible routes, schemas, streaming, errors. Needs neither torch nor Ray."""

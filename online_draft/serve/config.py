@@ -1,0 +1,52 @@
+"""What one service is made of, as its Ray actors receive it: plain data, no live objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from online_draft.buffer.writer import WriterConfig
+from online_draft.decoding.config import EngineConfig
+from online_draft.store import RedisKeys
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """One target's service.
+
+    `store` is the artifact file system (path or URL), `cache_dir` a local directory for fetched drafters;
+    `drafter` names what a fresh journal starts with: a shipped drafter (`baseline`, `narrow`), a directory,
+    `untrained`, or None for `baseline` if it ships with the target, else `untrained`.
+    """
+
+    target: str
+    model_name: str
+    store: str
+    cache_dir: str
+    redis_url: str
+    admin_key: str
+    redis_prefix: str = "od"
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = None
+    drafter: str | None = None
+    poll_interval_s: float = 1.0
+    hang_after_s: float = 30.0
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    writer: WriterConfig = field(default_factory=WriterConfig)
+
+    @property
+    def keys(self) -> RedisKeys:
+        """The Redis names of this service."""
+        return RedisKeys(self.redis_prefix)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able data for Ray."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ServiceConfig:
+        """Inverse of `as_dict`."""
+        nested = {"engine": EngineConfig(**raw["engine"]), "writer": WriterConfig(**raw["writer"])}
+        return cls(**{**raw, **nested})

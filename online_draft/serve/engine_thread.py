@@ -1,0 +1,283 @@
+"""The bridge between asyncio and the engine's own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import Future
+from typing import Any, Generic, Protocol, TypeVar
+
+from online_draft.core import GenerationRequest, StepOutput
+from online_draft.errors import OnlineDraftError, RequestError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class EngineLike(Protocol):
+    """What the thread needs of an engine."""
+
+    @property
+    def has_work(self) -> bool: ...
+    def add(self, request: GenerationRequest) -> None: ...
+    def cancel(self, request_id: str) -> None: ...
+    def step(self) -> list[StepOutput]: ...
+    def load(self) -> tuple[int, int]: ...
+
+
+E = TypeVar("E", bound=EngineLike)
+
+
+class EngineDead(OnlineDraftError):
+    """The engine failed too often or never came up; the replica must be replaced."""
+
+
+class _Stream:
+    """One consumer: its event loop and the items that the engine thread has for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.items: asyncio.Queue[StepOutput | Exception] = asyncio.Queue()
+
+
+class EngineThread(Generic[E]):
+    """Owns the thread that owns the engine: requests in, step outputs out, changes between two steps.
+
+    The engine is built on its thread by `build`. When a step raises, the requests in flight end with an
+    error output and the engine is built anew; after `max_rebuilds` failures within a minute the thread is
+    dead and `check` raises. Every public method may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], E],
+        *,
+        on_busy: Callable[[], None] = lambda: None,
+        hang_after_s: float = 30.0,
+        max_rebuilds: int = 3,
+    ) -> None:
+        self._build = build
+        self._on_busy = on_busy
+        self._hang_after_s = hang_after_s
+        self._max_rebuilds = max_rebuilds
+        self._wake = threading.Condition()
+        self._inbox: deque[Callable[[E], None]] = deque()
+        self._streams: dict[str, _Stream] = {}
+        self._load = (0, 0)
+        self._failures: deque[float] = deque()
+        self._dead: str | None = None
+        self._closing = False
+        self._busy_since: float | None = time.monotonic()
+        self._built: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self, timeout_s: float | None = None) -> None:
+        """Start the thread and block until the engine is built; raises what building raised."""
+        self._thread.start()
+        self._built.result(timeout_s)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[StepOutput, None]:
+        """Run a request; one item per step, the last one has `finish_reason`.
+
+        Raises RequestError or CapacityError before the first item, EngineDead when the thread is gone.
+        Closing the generator cancels the request before the engine's next step.
+        """
+        stream = _Stream(asyncio.get_running_loop())
+        request_id = request.request_id
+        finished = False
+        self._submit(lambda engine: self._add(engine, request, stream))
+        if len(self._streams) == 0:
+            self._on_busy()
+        try:
+            while not finished:
+                item = await stream.items.get()
+                if isinstance(item, Exception):
+                    finished = True
+                    raise item
+                finished = item.finish_reason is not None
+                yield item
+        finally:
+            if not finished:
+                self._submit_quietly(lambda engine: self._cancel(engine, request_id, stream))
+
+    def call(self, change: Callable[[E], T]) -> Future[T]:
+        """Run `change(engine)` on the engine's thread between two steps; the future has its result."""
+        future: Future[T] = Future()
+
+        def run(engine: E) -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(change(engine))
+                except Exception as error:
+                    future.set_exception(error)
+
+        self._submit(run)
+        return future
+
+    def load(self) -> tuple[int, int]:
+        """(running, waiting) requests as of the last step, those not yet seen by the engine included."""
+        running, waiting = self._load
+        return running, waiting + len(self._inbox)
+
+    def check(self) -> None:
+        """Raise EngineDead when the thread is dead or one step takes longer than `hang_after_s`."""
+        if self._dead is not None:
+            raise EngineDead(self._dead)
+        busy_since = self._busy_since
+        if busy_since is not None and time.monotonic() - busy_since > self._hang_after_s:
+            raise EngineDead(f"the engine thread has been in one step for over {self._hang_after_s:.0f} s")
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the thread after the step it is in; requests in flight end with an error. Idempotent."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _submit(self, item: Callable[[E], None]) -> None:
+        with self._wake:
+            if self._dead is not None or self._closing:
+                raise EngineDead(self._dead or "the engine is shutting down")
+            self._inbox.append(item)
+            self._wake.notify()
+
+    def _submit_quietly(self, item: Callable[[E], None]) -> None:
+        try:
+            self._submit(item)
+        except EngineDead:
+            logger.debug("nothing to cancel: the engine is gone")
+
+    # Everything below runs on the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            engine = self._build()
+        except Exception as error:
+            self._die(f"the engine could not be built: {error}")
+            self._built.set_exception(error)
+            return
+        self._busy_since = None
+        self._built.set_result(None)
+        while self._wait(engine):
+            self._busy_since = time.monotonic()
+            try:
+                self._drain(engine)
+                if engine.has_work:
+                    self._deliver(engine.step())
+                self._load = engine.load()
+            except Exception as error:
+                logger.exception("the engine failed in a step")
+                rebuilt = self._rebuild(error)
+                if rebuilt is None:
+                    return
+                engine = rebuilt
+            finally:
+                self._busy_since = None
+        self._die("the engine is shutting down")
+
+    def _wait(self, engine: E) -> bool:
+        with self._wake:
+            while not (self._inbox or self._closing or engine.has_work):
+                self._wake.wait()
+            return not self._closing
+
+    def _drain(self, engine: E) -> None:
+        while self._inbox:
+            self._inbox.popleft()(engine)
+
+    def _add(self, engine: E, request: GenerationRequest, stream: _Stream) -> None:
+        if request.request_id in self._streams:
+            self._push(
+                [
+                    (
+                        stream,
+                        RequestError(f"request id {request.request_id!r} is running already", "request_id"),
+                    )
+                ]
+            )
+            return
+        self._streams[request.request_id] = stream
+        try:
+            engine.add(request)
+        except OnlineDraftError as error:
+            del self._streams[request.request_id]
+            self._push([(stream, error)])
+
+    def _cancel(self, engine: E, request_id: str, stream: _Stream) -> None:
+        if self._streams.get(request_id) is stream:
+            del self._streams[request_id]
+            engine.cancel(request_id)
+
+    def _deliver(self, outputs: Iterable[StepOutput]) -> None:
+        items: list[tuple[_Stream, StepOutput | Exception]] = []
+        for output in outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is not None:
+                items.append((stream, output))
+                if output.finish_reason is not None:
+                    del self._streams[output.request_id]
+        self._push(items)
+
+    def _push(self, items: list[tuple[_Stream, StepOutput | Exception]]) -> None:
+        """Hand items to their event loops: one wake-up per loop, however many streams it has."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Any]]] = {}
+        for stream, item in items:
+            by_loop.setdefault(stream.loop, []).append((stream, item))
+        for loop, batch in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_hand_over, batch)
+            except RuntimeError:
+                logger.debug("an event loop is closed; %d outputs have no reader", len(batch))
+
+    def _fail_streams(self, reason: str) -> None:
+        outputs = [StepOutput(request_id, (), "", "error", error=reason) for request_id in self._streams]
+        self._deliver(outputs)
+
+    def _rebuild(self, cause: Exception) -> E | None:
+        self._fail_streams(f"the engine failed: {cause}")
+        now = time.monotonic()
+        self._failures.append(now)
+        while now - self._failures[0] > 60.0:
+            self._failures.popleft()
+        if len(self._failures) > self._max_rebuilds:
+            self._die(f"the engine failed {len(self._failures)} times within a minute, last: {cause}")
+            return None
+        self._busy_since = now
+        try:
+            return self._build()
+        except Exception as error:
+            logger.exception("the engine could not be rebuilt")
+            self._die(f"the engine could not be rebuilt: {error}")
+            return None
+
+    def _die(self, reason: str) -> None:
+        """Refuse what comes from now on and answer what waits."""
+        with self._wake:
+            self._dead = reason
+            waiting = list(self._inbox)
+            self._inbox.clear()
+        self._load = (0, 0)
+        self._fail_streams(reason)
+        for item in waiting:
+            item(_DeadEngine(reason))  # type: ignore[arg-type]
+
+
+class _DeadEngine:
+    """Stands in for the engine when the thread is dead: whoever still waits is told why."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        raise EngineDead(self._reason)
+
+
+def _hand_over(batch: list[tuple[_Stream, Any]]) -> None:
+    for stream, item in batch:
+        stream.items.put_nowait(item)

@@ -1,0 +1,1 @@
+"""How drafters learn and are judged: features, losses, trainer, replayed acceptance. Torch only."""

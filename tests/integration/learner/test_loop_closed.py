@@ -1,0 +1,78 @@
+"""The whole loop in one process: served, logged, learnt, proved, promoted, swapped into a running engine."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from online_draft.core import GenerationRequest, Interaction, SamplingParams, SpeculationCounts
+from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.engine import Engine
+from online_draft.models.artifact import load_drafter
+from online_draft.registry.wakeups import wait_for_wakeup
+from online_draft.serve.weights import WeightWatcher
+
+
+def watcher(service: Any, engine: Engine) -> WeightWatcher[Any]:
+    loaded = service.traffic.loaded
+
+    def load(directory: Path) -> Any:
+        return load_drafter(directory, loaded.target, loaded.fingerprint)
+
+    return WeightWatcher(
+        service.journal, service.registry, service.directory / "replica", load, engine.set_drafter
+    )
+
+
+def serve(engine: Engine, records: list[Interaction]) -> tuple[list[tuple[int, ...]], SpeculationCounts]:
+    outputs: dict[str, list[int]] = {}
+    counts = SpeculationCounts()
+    for index, record in enumerate(records):
+        sampling = SamplingParams(temperature=0.5, max_tokens=32, seed=record.seed, ignore_eos=True)
+        engine.add(GenerationRequest(str(index), record.prompt_ids, sampling))
+        outputs[str(index)] = []
+    while engine.has_work:
+        for output in engine.step():
+            outputs[output.request_id].extend(output.token_ids)
+            counts.add(output.counts or SpeculationCounts())
+    return [tuple(tokens) for tokens in outputs.values()], counts
+
+
+def test_records_become_a_faster_drafter_that_changes_no_output(service: Any) -> None:
+    engine = Engine(service.traffic.loaded, EngineConfig(max_sequences=8, max_queue=200, tree_nodes=8))
+    weights = watcher(service, engine)
+    weights.refresh()
+    assert engine.drafter_version == "start"
+    fresh = service.traffic.interactions(60, seed=7)
+    outputs_before, before = serve(engine, fresh)
+
+    service.serve(200)
+    loop, control = service.learner(), service.control()
+    woken: list[str | None] = []
+    waiting = threading.Thread(
+        target=lambda: woken.append(wait_for_wakeup(service.client, service.keys, "0", 1900))
+    )
+    waiting.start()
+    while service.state.promoted < 1:
+        service.run(loop, lambda: service.state.candidate)
+        control.tick()
+    waiting.join()
+    assert woken != [None], "a decision wakes those who wait"
+
+    weights.refresh()
+    assert engine.drafter_version == service.state.champion != "start"
+    outputs_after, after = serve(engine, fresh)
+    assert after.committed / after.steps > 1.03 * before.committed / before.steps
+    assert sum(a != b for a, b in zip(outputs_after, outputs_before, strict=True)) == 0
+    assert outputs_after == [record.output_ids for record in fresh]
+
+
+def test_the_loop_goes_round_more_than_once(service: Any) -> None:
+    loop, control = service.learner(), service.control()
+    for turn in range(2):
+        service.serve(150, seed=turn)
+        service.run(loop, lambda turn=turn: control.tick() or service.state.promoted > turn, seconds=60)
+    champion = service.state.champion
+    assert service.registry.manifest(champion).provenance.parent == service.state.previous
+    assert service.state.proposed == service.state.promoted >= 2

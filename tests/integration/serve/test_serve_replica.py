@@ -1,0 +1,170 @@
+"""A replica without Ray: real engine, real Redis or none, and what the journal decides meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from online_draft.buffer.records import decode
+from online_draft.core import GenerationRequest, SamplingParams, StepOutput
+from online_draft.decoding.config import EngineConfig
+from online_draft.models.artifact import new_drafter, save_drafter
+from online_draft.models.loading import load_target
+from online_draft.monitor.counts import read_counts
+from online_draft.monitor.load import read_loads
+from online_draft.redis_server import PrivateRedis
+from online_draft.registry.artifacts import DrafterRegistry
+from online_draft.registry.journal import DecisionJournal
+from online_draft.registry.ladder import Choice, decide_with_retry
+from online_draft.registry.manifest import Provenance
+from online_draft.serve.config import ServiceConfig
+from online_draft.serve.engine_thread import EngineDead
+from online_draft.serve.replica import Replica
+from online_draft.store import ArtifactStore, RedisKeys, connect_redis
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with PrivateRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@contextmanager
+def replica_at(root: Path, tiny: Path, redis_url: str, prefix: str, **more: Any) -> Iterator[Replica]:
+    config = ServiceConfig(
+        target=str(tiny),
+        model_name="tiny",
+        store=str(root / "store"),
+        cache_dir=str(root / "cache"),
+        redis_url=redis_url,
+        redis_prefix=prefix,
+        admin_key="k",
+        threads=1,
+        poll_interval_s=0.05,
+        engine=EngineConfig(max_sequences=4, max_queue=4),
+        **more,
+    )
+    replica = Replica(config.as_dict())
+    try:
+        yield replica
+    finally:
+        replica.close()
+
+
+def ask(name: str, seed: int = 0, **more: Any) -> GenerationRequest:
+    sampling = SamplingParams(temperature=1.0, max_tokens=60, seed=seed, ignore_eos=True)
+    return GenerationRequest(name, tuple(range(10, 30)), sampling, segment="stories", **more)
+
+
+async def collect(replica: Replica, request: GenerationRequest) -> list[StepOutput]:
+    return [output async for output in replica.generate(request)]
+
+
+def ids(outputs: list[StepOutput]) -> list[int]:
+    return [token for output in outputs for token in output.token_ids]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_what_was_served_is_logged_with_its_counts(tmp_path: Path, tiny: Path, redis_url: str) -> None:
+    keys = RedisKeys("logged")
+    client = connect_redis(redis_url)
+    with replica_at(tmp_path, tiny, redis_url, "logged") as replica:
+        outputs = await collect(replica, ask("a", seed=3))
+        await collect(replica, ask("b", learn=False))
+        plain = await collect(replica, ask("c", seed=3, speculate=False))
+        assert ids(plain) == ids(outputs)
+    entries: Any = client.xrange(keys.records)
+    records = [decode(fields[b"d"]) for _id, fields in entries]
+    assert [record.seed for record in records] == [3, 3]
+    assert list(records[0].output_ids) == ids(outputs)
+    assert records[0].drafter_version == "untrained" and records[1].drafter_version == "none"
+    assert records[0].accepted_lengths == tuple(len(output.token_ids) for output in outputs)
+    counts = read_counts(client, keys)["stories"]
+    assert counts["untrained"].requests == 2 and counts["none"].requests == 1
+    assert read_loads(client, keys, 0) == {}
+    client.close()
+
+
+def slow_down(engine: Any) -> None:
+    """Steps of at least 30 ms, so that swaps fall between the steps of one request."""
+    step = engine.step
+
+    def slow_step() -> list[StepOutput]:
+        time.sleep(0.03)
+        outputs: list[StepOutput] = step()
+        return outputs
+
+    engine.step = slow_step
+
+
+async def test_swaps_in_the_middle_change_no_token(tmp_path: Path, tiny: Path, redis_url: str) -> None:
+    loaded = load_target(tiny)
+    store = ArtifactStore(tmp_path / "store")
+    registry, journal = DrafterRegistry(store, loaded.fingerprint), DecisionJournal(store, loaded.fingerprint)
+    with replica_at(tmp_path, tiny, redis_url, "swaps") as replica:
+        expected = ids(await collect(replica, ask("plain", speculate=False)))
+        versions = []
+        for seed in (1, 2):
+            directory = tmp_path / f"made-{seed}"
+            save_drafter(new_drafter("medusa", loaded.target, seed=seed), directory, loaded.fingerprint)
+            versions.append(registry.publish(directory, Provenance()))
+        replica._engine.call(slow_down).result(10)
+        tokens: list[int] = []
+        async for output in replica.generate(ask("swapped")):
+            tokens += output.token_ids
+            if versions and len(tokens) > 10:
+                version = versions.pop(0)
+                decide_with_retry(journal, lambda _, v=version: Choice("promote", v, actor="admin"))  # type: ignore[misc]
+                await until(lambda v=version: replica.status()["drafter_version"] == v)  # type: ignore[misc]
+                assert replica.status()["running"] == 1
+        assert tokens == expected
+        assert replica.status()["swaps"] == 3
+
+
+async def test_a_replica_serves_where_redis_is_not(tmp_path: Path, tiny: Path) -> None:
+    with replica_at(tmp_path, tiny, f"unix://{tmp_path}/nobody.sock", "away") as replica:
+        for name in "abc":
+            assert len(ids(await collect(replica, ask(name)))) == 60
+        books = replica.status()["records"]
+        assert (books["produced"], books["stored"], books["spooled"]) == (3, 0, 3)
+        replica.check_health()
+
+
+async def test_an_engine_that_fails_is_rebuilt_with_its_drafter(
+    tmp_path: Path, tiny: Path, redis_url: str
+) -> None:
+    with replica_at(tmp_path, tiny, redis_url, "rebuilt") as replica:
+        expected = ids(await collect(replica, ask("a")))
+        stream = replica.generate(ask("b"))
+        await anext(stream)
+
+        def break_down(engine: Any) -> None:
+            engine.step = lambda: 1 // 0
+
+        replica._engine.call(break_down)
+        rest = [output async for output in stream]
+        assert rest[-1].finish_reason == "error"
+        outputs = await collect(replica, ask("c"))
+        assert ids(outputs) == expected and outputs[-1].drafter_version == "untrained"
+        replica.check_health()
+        assert replica.status()["records"]["produced"] == 2
+
+
+async def test_a_closed_replica_is_unhealthy(tmp_path: Path, tiny: Path, redis_url: str) -> None:
+    with replica_at(tmp_path, tiny, redis_url, "closed") as replica:
+        replica.close()
+        with pytest.raises(EngineDead):
+            replica.check_health()
+        with pytest.raises(EngineDead):
+            await collect(replica, ask("a"))

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from online_draft.learner.idleness import Idleness
+from online_draft.monitor.load import Load, publish_load
+from online_draft.store import RedisKeys
+
+
+class FakeRedis:
+    def __init__(self) -> None:
+        self.hash: dict[bytes, bytes] = {}
+        self.down = False
+
+    def hset(self, _key: str, field: str, value: bytes) -> None:
+        self.hash[field.encode()] = value
+
+    def expire(self, _key: str, _seconds: int) -> None:
+        return
+
+    def hgetall(self, _key: str) -> dict[bytes, bytes]:
+        if self.down:
+            raise redis.ConnectionError("gone")
+        return self.hash
+
+
+class Clock:
+    now = 100.0
+
+    def seconds(self) -> float:
+        return self.now
+
+    def ms(self) -> int:
+        return int(self.now * 1000)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def client() -> FakeRedis:
+    return FakeRedis()
+
+
+@pytest.fixture
+def idleness(clock: Clock, client: FakeRedis) -> Idleness:
+    fake: Any = client
+    return Idleness(fake, RedisKeys(), 300, clock.ms, clock.seconds)
+
+
+def say(client: FakeRedis, clock: Clock, running: int = 0, replica: str = "r1") -> None:
+    publish_load(client, RedisKeys(), replica, Load(running, 0, clock.ms()))
+
+
+def test_idle_only_after_a_quiet_period(idleness: Idleness, client: FakeRedis, clock: Clock) -> None:
+    say(client, clock, running=1)
+    assert not idleness.idle() and idleness.reason == "serving"
+    say(client, clock)
+    assert not idleness.idle() and idleness.reason == "just idle"
+    clock.now += 0.31
+    assert idleness.idle() and idleness.reason == ""
+
+
+def test_one_busy_replica_of_two_is_enough(idleness: Idleness, client: FakeRedis, clock: Clock) -> None:
+    clock.now += 1
+    say(client, clock, 0, "r1")
+    say(client, clock, 2, "r2")
+    assert not idleness.idle()
+
+
+def test_no_replica_is_unknown(idleness: Idleness, clock: Clock) -> None:
+    clock.now += 10
+    assert not idleness.idle()
+    assert idleness.reason == "load unknown: no replica has spoken"
+
+
+def test_load_older_than_two_seconds_is_unknown(idleness: Idleness, client: FakeRedis, clock: Clock) -> None:
+    say(client, clock, 0, "silent")
+    clock.now += 2.1
+    say(client, clock, 0, "well")
+    assert not idleness.idle()
+    assert idleness.reason == "load unknown: a replica is silent"
+
+
+def test_a_replica_that_died_is_forgotten(idleness: Idleness, client: FakeRedis, clock: Clock) -> None:
+    say(client, clock, 3, "dead")
+    clock.now += 10.1
+    say(client, clock, 0, "well")
+    assert idleness.idle()
+
+
+def test_redis_away_is_unknown(idleness: Idleness, client: FakeRedis, clock: Clock) -> None:
+    say(client, clock)
+    clock.now += 1
+    client.down = True
+    assert not idleness.idle()
+    assert idleness.reason.startswith("load unknown: read load:")

@@ -1,0 +1,100 @@
+"""A target directory with a tiny tokenizer, and a backend of plain functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from online_draft.core import GenerationRequest, SpeculationCounts, StepOutput
+from online_draft.serve.api.app import Model, build_app
+from online_draft.serve.api.prompts import PromptEncoder
+
+SPECIALS = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def target_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("target")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["hello world, hello there, is <|end|> the end?"] * 4, trainer)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": TEMPLATE, "eos_token": "<|end|>"})
+    )
+    (directory / "config.json").write_text(json.dumps({"vocab_size": 300, "max_position_embeddings": 64}))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def encoder(target_dir: Path) -> PromptEncoder:
+    return PromptEncoder(target_dir)
+
+
+Script = Callable[[GenerationRequest], AsyncIterator[StepOutput]]
+
+
+async def three_steps(request: GenerationRequest) -> AsyncIterator[StepOutput]:
+    """Says "one two three" in three steps; four drafted nodes a step, one accepted in the second."""
+    yield StepOutput(request.request_id, (10,), "one")
+    yield StepOutput(request.request_id, (11, 12), " two")
+    counts = SpeculationCounts(steps=3, committed=4, drafted=12, tried=[3, 1], accepted=[1, 0])
+    yield StepOutput(request.request_id, (13,), " three", "stop", counts, "v7")
+
+
+@dataclass
+class FakeBackend:
+    """Plays a script and remembers what it was asked."""
+
+    script: Script = three_steps
+    seen: list[GenerationRequest] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=lambda: {"ready": True})
+    status_error: Exception | None = None
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        self.seen.append(request)
+        try:
+            async for output in self.script(request):
+                yield output
+        finally:
+            self.closed.append(request.request_id)
+
+    async def complete(self, request: GenerationRequest) -> list[StepOutput]:
+        return [output async for output in self.generate(request)]
+
+    async def status(self) -> dict[str, Any]:
+        if self.status_error is not None:
+            raise self.status_error
+        return self.state
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+async def client(backend: FakeBackend, encoder: PromptEncoder) -> AsyncIterator[httpx.AsyncClient]:
+    app = build_app(backend, encoder, Model("tiny", "llama-abc-def"))
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield http

@@ -1,0 +1,324 @@
+"""The generation routes over a backend of plain functions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from online_draft.core import GenerationRequest, StepOutput
+from online_draft.errors import CapacityError, RequestError
+from online_draft.serve.api.app import Model, build_app
+from online_draft.serve.api.prompts import PromptEncoder
+
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def events(text: str) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+async def test_chat_answer_has_text_usage_and_fingerprint(client: httpx.AsyncClient) -> None:
+    answer = (await client.post("/v1/chat/completions", json=CHAT)).json()
+    assert answer["object"] == "chat.completion"
+    assert answer["system_fingerprint"] == "llama-abc-def"
+    assert answer["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "one two three",
+        "refusal": None,
+    }
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    usage = answer["usage"]
+    assert usage["completion_tokens"] == 4
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 4
+    assert usage["completion_tokens_details"] == {
+        "accepted_prediction_tokens": 1,
+        "rejected_prediction_tokens": 11,
+    }
+    assert "metrics" not in answer
+
+
+async def test_stream_starts_with_the_role_and_ends_with_done(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, done = events(response.text)
+    assert done == "[DONE]"
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0]["role"] == "assistant"
+    assert [delta["content"] for delta in deltas[1:]] == ["one", " two", " three"]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
+    assert "usage" not in chunks[0]
+
+
+async def test_include_usage_adds_one_event_without_choices(client: httpx.AsyncClient) -> None:
+    body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}, "metrics": True}
+    *chunks, last, _done = events((await client.post("/v1/chat/completions", json=body)).text)
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] == 4
+    counts = chunks[-1]["metrics"]["speculative_decoding"]["choices"][0]
+    assert counts["drafter_version"] == "v7" and counts["step_lengths"] == [1, 2, 1]
+
+
+async def test_n_choices_share_the_seed_and_differ_in_index(client: httpx.AsyncClient, backend: Any) -> None:
+    answer = (await client.post("/v1/chat/completions", json={**CHAT, "n": 3, "seed": 7})).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    assert sorted((r.choice_index, r.sampling.seed) for r in backend.seen) == [(0, 7), (1, 7), (2, 7)]
+    assert answer["usage"]["prompt_tokens"] == len(backend.seen[0].prompt_ids)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count"), [("hello", 1), ([5, 6], 1), (["hello", "there"], 2), ([[5, 6], [7]], 2)]
+)
+async def test_completion_prompts_of_every_form(
+    client: httpx.AsyncClient, backend: Any, prompt: Any, count: int
+) -> None:
+    body = {"model": "tiny", "prompt": prompt, "return_token_ids": True}
+    answer = (await client.post("/v1/completions", json=body)).json()
+    assert [choice["text"] for choice in answer["choices"]] == ["one two three"] * count
+    assert sorted(r.prompt_index for r in backend.seen) == list(range(count))
+    assert {r.sampling.max_tokens for r in backend.seen} == {16}
+    assert answer["choices"][0]["token_ids"] == [10, 11, 12, 13]
+
+
+async def test_parameters_reach_the_engine(client: httpx.AsyncClient, backend: Any) -> None:
+    body = {
+        **CHAT, "temperature": 0, "top_p": 0.5, "top_k": 3, "max_completion_tokens": 9, "seed": 1,
+        "stop": "x", "stop_token_ids": [4], "ignore_eos": True, "speculate": False, "store": False,
+        "metadata": {"segment": "sql"},
+    }  # fmt: skip
+    await client.post("/v1/chat/completions", json=body)
+    (request,) = backend.seen
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens) == (0, 0.5, 3, 9)
+    assert (sampling.seed, sampling.stop, sampling.stop_token_ids, sampling.ignore_eos) == (
+        1,
+        ("x",),
+        (4,),
+        True,
+    )
+    assert (request.speculate, request.learn, request.segment) == (False, False, "sql")
+
+
+async def test_defaults_learn_and_draw_a_seed(client: httpx.AsyncClient, backend: Any) -> None:
+    for _ in range(2):
+        await client.post("/v1/chat/completions", json=CHAT, headers={"X-Segment": "story"})
+    first, second = backend.seen
+    assert first.learn and first.segment == "story"
+    assert first.sampling.seed != second.sampling.seed
+    assert first.sampling.max_tokens == 64 - len(first.prompt_ids)
+
+
+async def test_unknown_parameters_are_ignored_with_a_header(client: httpx.AsyncClient) -> None:
+    response = await client.post(
+        "/v1/chat/completions", json={**CHAT, "wibble": 1, "x\r\ny": 2, "tools": None}
+    )
+    assert response.status_code == 200
+    assert response.headers["X-Online-Draft-Ignored"] == "wibble, x??y"
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": [{"role": "wizard", "content": "hi"}]}, "messages.0.role"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type"),
+    ({"temperature": -1}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"n": 0}, "n"),
+    ({"n": True}, "n"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"seed": 1.5}, "seed"),
+    ({"stop": 5}, "stop"),
+    ({"stop": [""]}, "stop.0"),
+    ({"stop": ["a"] * 17}, "stop"),
+    ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+    ({"metadata": {"segment": "a b"}}, "metadata.segment"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"logprobs": True}, "logprobs"),
+    ({"audio": {}}, "audio"),
+    ({"presence_penalty": 0.5}, "presence_penalty"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "param"), BAD)
+async def test_bad_requests_name_the_field(
+    client: httpx.AsyncClient, backend: Any, change: dict[str, Any], param: str
+) -> None:
+    response = await client.post("/v1/chat/completions", json={**CHAT, **change})
+    error = response.json()["error"]
+    assert response.status_code == 400
+    assert error["param"] == param and param.split(".")[0] in error["message"]
+    assert error["type"] == "invalid_request_error" and error["code"]
+    assert backend.seen == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"model": "tiny"}, "prompt"),
+        ({"model": "tiny", "prompt": []}, "prompt"),
+        ({"model": "tiny", "prompt": ""}, "prompt"),
+        ({"model": "tiny", "prompt": [1, "a"]}, "prompt"),
+        ({"model": "tiny", "prompt": [999]}, "prompt"),
+        ({"model": "tiny", "prompt": "a", "suffix": "b"}, "suffix"),
+        ({"model": "tiny", "prompt": "a", "echo": True}, "echo"),
+        ({"prompt": "a"}, "model"),
+    ],
+)
+async def test_bad_completions_name_the_field(
+    client: httpx.AsyncClient, body: dict[str, Any], param: str
+) -> None:
+    response = await client.post("/v1/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"].split(".")[0] == param
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"hello", b"[1]", b'{"model": NaN}', b"\xff\xfe", b'{"a":' * 100_000, b'{"model": "\xc3"}']
+)
+async def test_bodies_that_are_not_json_objects_are_400(client: httpx.AsyncClient, raw: bytes) -> None:
+    response = await client.post("/v1/chat/completions", content=raw)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "invalid_json"
+
+
+async def test_a_huge_body_is_413(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/completions", content=b" " * (5 * 1024 * 1024))
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize("content", ["not so " * 40, "x" * 1_000_000])
+async def test_a_prompt_longer_than_the_context_is_refused(client: httpx.AsyncClient, content: str) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": content}]}
+    response = await client.post("/v1/chat/completions", json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (
+        400,
+        "context_length_exceeded",
+        "messages",
+    )
+
+
+async def test_prompt_and_answer_must_fit_together(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 64})
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_unknown_model_and_route_are_404(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/chat/completions", json={**CHAT, "model": "gpt-5"})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+    response = await client.get("/v1/nothing")
+    assert response.status_code == 404 and response.json()["error"]["message"]
+    assert (await client.get("/v1/chat/completions")).status_code == 405
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("error", "status", "retry"),
+    [
+        (CapacityError("the queue is full", 2), 503, "2"),
+        (RequestError("prompt: too odd", "prompt", "invalid_value"), 400, None),
+        (RuntimeError("secret path /x"), 500, None),
+    ],
+)
+async def test_failures_before_the_first_item_have_a_proper_status(
+    client: httpx.AsyncClient, backend: Any, error: Exception, status: int, retry: str | None, stream: bool
+) -> None:
+    async def failing(_request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        raise error
+        yield
+
+    backend.script = failing
+    response = await client.post("/v1/chat/completions", json={**CHAT, "stream": stream})
+    assert response.status_code == status
+    assert response.headers.get("Retry-After") == retry
+    assert "secret" not in response.text
+
+
+async def test_a_late_failure_is_an_error_event(client: httpx.AsyncClient, backend: Any) -> None:
+    async def failing(request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        yield StepOutput(request.request_id, (1,), "one")
+        yield StepOutput(request.request_id, (), "", "error", error="the engine failed")
+
+    backend.script = failing
+    response = await client.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    assert response.status_code == 200
+    *_, failure, done = events(response.text)
+    assert failure["error"]["message"] == "the engine failed" and done == "[DONE]"
+
+
+async def test_models_and_health(client: httpx.AsyncClient, backend: Any) -> None:
+    (model,) = (await client.get("/v1/models")).json()["data"]
+    assert model["id"] == "tiny" and (await client.get("/v1/models/tiny")).json() == model
+    assert (await client.get("/v1/models/other")).status_code == 404
+    assert (await client.get("/health")).status_code == 200
+    backend.state = {"ready": False}
+    assert (await client.get("/health")).status_code == 503
+    backend.status_error = RuntimeError("dead")
+    assert (await client.get("/health")).json()["error"]["code"] == "unhealthy"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_client_that_goes_away_closes_every_sequence(
+    backend: Any, encoder: PromptEncoder, stream: bool, n: int
+) -> None:
+    reached = asyncio.Event()
+
+    async def endless(request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        yield StepOutput(request.request_id, (1,), "one")
+        reached.set()
+        await asyncio.Event().wait()
+
+    backend.script = endless
+    app = build_app(backend, encoder, Model("tiny", "f"))
+    body = json.dumps({**CHAT, "stream": stream, "n": n}).encode()
+    inbox = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if inbox:
+            return inbox.pop()
+        await reached.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"",
+        "headers": [], "http_version": "1.1", "scheme": "http", "root_path": "", "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    await asyncio.wait_for(app(scope, receive, send), 10)
+    assert len(backend.closed) == len(backend.seen) == n
+
+
+async def test_the_openai_client_understands_everything(backend: Any, encoder: PromptEncoder) -> None:
+    app = build_app(backend, encoder, Model("tiny", "f"))
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app))
+    async with openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http) as official:
+        answer = await official.chat.completions.create(**CHAT)
+        assert answer.choices[0].message.content == "one two three"
+        assert answer.usage and answer.usage.completion_tokens_details
+        assert answer.usage.completion_tokens_details.accepted_prediction_tokens == 1
+        stream = await official.chat.completions.create(
+            **CHAT, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "one two three"
+        assert chunks[-1].usage and chunks[-1].usage.completion_tokens == 4
+        completion = await official.completions.create(model="tiny", prompt=["hello", "there"])
+        assert len(completion.choices) == 2
+        assert [model.id async for model in official.models.list()] == ["tiny"]
+        with pytest.raises(openai.NotFoundError):
+            await official.models.retrieve("other")
+        with pytest.raises(openai.BadRequestError, match="temperature") as refused:
+            await official.chat.completions.create(**CHAT, temperature=-1)
+        assert refused.value.param == "temperature"

@@ -1,0 +1,128 @@
+"""The commands' surface: names, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from online_draft.cli import app, main
+
+TARGET = "llama-0000000000000000-00000000"
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit code of a command, run as the console script does."""
+    monkeypatch.setattr(sys, "argv", ["online-draft", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_the_command_names_are_frozen() -> None:
+    root = typer.main.get_command(app)
+    groups = {name: sorted(getattr(command, "commands", {})) for name, command in root.commands.items()}  # type: ignore[attr-defined]
+    assert groups == {
+        "demo": [],
+        "serve": [],
+        "down": [],
+        "doctor": [],
+        "distill": [],
+        "config": ["check", "show"],
+        "drafter": ["list", "pin", "promote", "prune", "push", "reject", "rollback", "show", "unpin"],
+        "learner": ["pause", "resume", "status"],
+        "buffer": ["stats"],
+        "bench": ["decode"],
+    }
+
+
+def test_help_of_every_command_renders() -> None:
+    runner = CliRunner()
+    for words in ([], ["serve"], ["demo"], ["distill"], ["bench", "decode"], ["drafter", "promote"]):
+        assert runner.invoke(app, [*words, "--help"]).exit_code == 0
+
+
+def test_a_command_imports_neither_torch_nor_ray_to_parse() -> None:
+    code = (
+        "import sys, online_draft.cli\n"
+        "from online_draft.settings import load_settings\n"
+        "load_settings({})\n"
+        "import online_draft.serve.api.app, online_draft.serve.admin.routes, online_draft.launch\n"
+        "print([name for name in ('torch', 'ray', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serve", "--set", "port=x"], "port"),
+        (["serve", "--set", "engine.tree_nodes"], "KEY=VALUE"),
+        (["serve", "--config", "nowhere.toml"], "nowhere.toml"),
+        (["config", "check", "--set", "device=tpu"], "device"),
+        (["drafter", "list"], "no system runs"),
+        (["drafter", "list", "--offline"], "must hold one target"),
+        (["learner", "status", "--url", "http://127.0.0.1:9"], "--admin-key"),
+        (["learner", "status", "--url", "http://127.0.0.1:9", "--admin-key", "k"], "does not answer"),
+        (["bench", "decode", "--drafter", "x"], "METHOD=DIR"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and says in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_config_show_prints_what_the_service_would_see(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "config", "show", "--set", "engine.tree_nodes=5") == 0
+    assert json.loads(capsys.readouterr().out)["engine"]["tree_nodes"] == 5
+
+
+def test_down_with_nothing_running_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "down") == 0
+    assert capsys.readouterr().out == "nothing runs\n"
+
+
+def test_drafters_are_pushed_and_promoted_offline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        directory = tmp_path / name
+        directory.mkdir()
+        weights = name.encode()
+        manifest = {"target": TARGET, "kind": "amphista", "sha256": hashlib.sha256(weights).hexdigest()}
+        (directory / "manifest.json").write_text(json.dumps(manifest))
+        (directory / "model.safetensors").write_bytes(weights)
+        assert run(monkeypatch, "drafter", "push", str(directory), "--name", name) == 0
+        assert run(monkeypatch, "drafter", "promote", name, "--offline") == 0
+    assert run(monkeypatch, "drafter", "rollback", "--offline", "--reason", "worse") == 0
+    assert run(monkeypatch, "drafter", "prune") == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "drafter", "list", "--offline") == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert "champion, baseline" in listed[0] and "champion" not in listed[1]
+    assert run(monkeypatch, "drafter", "show", "one", "--offline") == 0
+    decisions = json.loads(capsys.readouterr().out)["decisions"]
+    assert [(d["kind"], d["reason"]) for d in decisions] == [("promote", "by hand"), ("roll_back", "worse")]

@@ -1,0 +1,61 @@
+"""Names that users type and scripts read. Adding one is fine, renaming or losing one is a breaking change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from online_draft.cli import app
+
+COMMANDS = {
+    *("demo", "serve", "down", "doctor", "distill"),
+    *("config show", "config check"),
+    *("drafter list", "drafter show", "drafter push", "drafter promote", "drafter reject"),
+    *("drafter rollback", "drafter pin", "drafter unpin", "drafter prune"),
+    *("learner status", "learner pause", "learner resume"),
+    "buffer stats",
+    "bench decode",
+}
+
+OPTIONS = {
+    "demo": {"--minutes", "--keep", "--json"},
+    "serve": {"--config", "--target", "--host", "--port", "--state-dir"},
+    "distill": {"--target", "--prompts", "--out"},
+    "drafter promote": {"--offline"},
+    "drafter rollback": {"--offline"},
+    "bench decode": {
+        *("--target", "--methods", "--prompts", "--batch", "--max-new-tokens", "--limit", "--temperature"),
+        *("--device", "--dtype", "--threads", "--repeat", "--json"),
+    },
+}
+
+
+def commands(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All commands below `command` by their full names; groups only through what is in them."""
+    if not hasattr(command, "commands"):
+        yield path, command
+        return
+    for name, inner in command.commands.items():
+        yield from commands(inner, f"{path} {name}".strip())
+
+
+@pytest.fixture
+def surface() -> dict[str, Any]:
+    return dict(commands(get_command(app)))
+
+
+def test_the_commands_are_these(surface: dict[str, Any]) -> None:
+    assert set(surface) == COMMANDS
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_documented_options_are_there(name: str, surface: dict[str, Any]) -> None:
+    given = {option for parameter in surface[name].params for option in parameter.opts}
+    assert given >= OPTIONS[name]
+
+
+def test_every_command_says_what_it_does(surface: dict[str, Any]) -> None:
+    assert [name for name, command in surface.items() if not command.help] == []
