@@ -165,7 +165,7 @@ class Target(nn.Module):
         if torch.is_grad_enabled() and hidden_NF.requires_grad:
             return functional.linear(hidden_NF, self.lm_head_VF)
         rows = hidden_NF.reshape(-1, hidden_NF.shape[-1])
-        return self.frozen().lm_head(rows).view(*hidden_NF.shape[:-1], -1)
+        return self.frozen().lm_head(rows).view(*hidden_NF.shape[:-1], self.config.vocab_size)
 
     def frozen(self) -> FrozenStack:
         """The prepared weights; made at the first call. Weights changed in place afterwards need `thaw()`."""

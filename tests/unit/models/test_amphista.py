@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from online_draft.errors import ArtifactError, ConfigError
+from online_draft.models import drafter as drafter_module
 from online_draft.models.amphista import Amphista, AmphistaConfig
 from online_draft.models.drafter import CANDIDATES, Draft, MarkovTerm
 from online_draft.models.ring import FeatureRing
@@ -251,7 +252,10 @@ def test_a_ring_shorter_than_the_window_is_refused() -> None:
 
 
 @pytest.mark.parametrize("markov_rank", [0, 4])
-def test_children_are_the_best_tokens_with_their_log_probs(markov_rank: int) -> None:
+def test_children_are_the_best_tokens_with_their_log_probs(
+    markov_rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafter_module, "CANDIDATES", 40)
     drafter = make(replace(CONFIG, markov_rank=markov_rank))
     ring = FeatureRing(2, 12, 16, torch.float64)
     for slot in range(2):
