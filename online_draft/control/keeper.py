@@ -36,13 +36,14 @@ class LearnerKeeper:
         self._missed = 0
         self._revived = 0
         self._trouble = ""
+        self._foreign = ""
 
     def check(self) -> None:
         """Ping if it is time, revive if need be. Never raises; blocks for a ping and a revival."""
         if self._clock() < self._due:
             return
         self._trouble = self._look()
-        self._missed = self._missed + 1 if self._trouble else 0
+        self._missed = self._missed + 1 if self._trouble.startswith("no answer") else 0
         # An answer that says "dead" or "old code" needs no second opinion.
         if self._missed >= self._config.max_missed or self._trouble.startswith("it "):
             logger.warning("the learner is started anew: %s", self._trouble)
@@ -66,4 +67,10 @@ class LearnerKeeper:
             return f"no answer: {error}"
         if not version:
             return "it has ended"
-        return "" if version == self._code_version else f"it runs {version}, not {self._code_version}"
+        if version == self._code_version:
+            return ""
+        if version == self._foreign:
+            # It was replaced once and runs this again: the code on disk is newer than ours.
+            return f"other code: it runs {version}, control runs {self._code_version}"
+        self._foreign = version
+        return f"it runs {version}, not {self._code_version}"

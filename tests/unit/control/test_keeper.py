@@ -82,3 +82,13 @@ def test_a_failed_revival_is_tried_again(keeper: LearnerKeeper, learner: Learner
     assert keeper.status()["trouble"] == "could not be started: no room"
     check(keeper, learner, 2)
     assert learner.revived == 2 and learner.answer == "v1"
+
+
+def test_newer_code_on_disk_is_no_reason_to_replace_it_over_and_over(
+    keeper: LearnerKeeper, learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner.answer = "v2"
+    monkeypatch.setattr(keeper, "_revive", lambda: setattr(learner, "revived", learner.revived + 1))
+    check(keeper, learner, 5)
+    assert learner.revived == 1
+    assert keeper.status()["trouble"] == "other code: it runs v2, control runs v1"
