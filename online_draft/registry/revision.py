@@ -14,7 +14,7 @@ _PACKAGE = Path(online_draft.__file__).parent
 
 @functools.cache
 def git_revision() -> str | None:
-    """The commit of the checkout that this package runs from; None for an installed package or without git."""
+    """The commit of the checkout that this package runs from; None when installed or without git."""
     command = ["git", "-C", str(_PACKAGE), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)

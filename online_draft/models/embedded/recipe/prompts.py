@@ -29,7 +29,9 @@ def write_prompts(path: Path, domains: list[str], count: int, seed: int) -> None
 def main() -> None:
     """Parse the command line and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--domains", default=",".join(DOMAINS), help=f"comma-separated, of {', '.join(DOMAINS)}")
+    parser.add_argument(
+        "--domains", default=",".join(DOMAINS), help=f"comma-separated, of {', '.join(DOMAINS)}"
+    )
     parser.add_argument("--count", type=int, default=600, help="prompts a domain")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
