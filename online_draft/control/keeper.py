@@ -36,7 +36,7 @@ class LearnerKeeper:
         self._missed = 0
         self._revived = 0
         self._trouble = ""
-        self._foreign = ""
+        self._foreign = self._last_foreign = ""
 
     def check(self) -> None:
         """Ping if it is time, revive if need be. Never raises; blocks for a ping and a revival."""
@@ -51,6 +51,7 @@ class LearnerKeeper:
                 self._revive()
                 self._revived += 1
                 self._missed = 0
+                self._foreign = self._last_foreign
             except Exception as error:
                 logger.exception("the learner could not be started anew")
                 self._trouble = f"could not be started: {error}"
@@ -72,5 +73,5 @@ class LearnerKeeper:
         if version == self._foreign:
             # It was replaced once and runs this again: the code on disk is newer than ours.
             return f"other code: it runs {version}, control runs {self._code_version}"
-        self._foreign = version
+        self._last_foreign = version
         return f"it runs {version}, not {self._code_version}"
