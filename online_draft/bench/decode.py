@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from online_draft.bench.progress import Bars
 from online_draft.core import GenerationRequest, SamplingParams, SpeculationCounts
 from online_draft.decoding.audit import compare_outputs
 from online_draft.decoding.config import EngineConfig
@@ -109,8 +109,8 @@ def measure(options: DecodeOptions, console: Console) -> dict[str, Any]:
     audit = _Audit(options, loaded)
     wave = max(8, 4 * options.batch)
     skipped = 0
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("decoding", total=len(conversations) * options.repeat * len(runs))
+    total, done = len(conversations) * options.repeat, 0
+    with Bars(console) as bars:
         for repeat in range(-1, options.repeat):
             queue = deque(conversations if repeat >= 0 else conversations[: options.batch])
             for method_run in runs.values():
@@ -123,7 +123,8 @@ def measure(options: DecodeOptions, console: Console) -> dict[str, Any]:
                 outputs = {}
                 for method, method_run in runs.items():
                     outputs[method] = _decode(method_run, requests)
-                    progress.advance(task, len(batch) if repeat >= 0 else 0)
+                done += len(batch) if repeat >= 0 else 0
+                bars.update("prompts", min(done, total), total)
                 audit.check(runs, requests, outputs, first=repeat == 0)
                 answers = next(iter(outputs.values()))
                 following = (c.after(_text(loaded, a)) for c, a in zip(kept, answers, strict=True))

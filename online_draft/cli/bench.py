@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from online_draft.cli.options import JsonOut
 from online_draft.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 bench_app = typer.Typer(help="Reproducible measurements.", no_args_is_help=True)
 
@@ -87,8 +84,7 @@ def distill(
     import json
     from dataclasses import asdict
 
-    from rich.progress import Progress
-
+    from online_draft.bench.progress import Bars
     from online_draft.training.answers import AnswerConfig
     from online_draft.training.distill import DistillConfig, DistillProgress, run
 
@@ -112,17 +108,11 @@ def distill(
         work=work,
         resume=not restart,
     )
-    with Progress() as bar:
-        tasks: dict[tuple[str, str], TaskID] = {}
+    with Bars() as bars:
 
         def show(now: DistillProgress) -> None:
-            key = (now.phase, now.method)
-            if key not in tasks:
-                tasks[key] = bar.add_task(f"{now.phase} {now.method}".strip(), total=now.total)
-            about = f"{now.phase} {now.method}".strip() + (
-                f"  loss {now.loss:.3f}" if now.loss is not None else ""
-            )
-            bar.update(tasks[key], completed=now.done, total=now.total, description=about)
+            note = "" if now.loss is None else f"loss {now.loss:.3f}"
+            bars.update(f"{now.phase} {now.method}".strip(), now.done, now.total, note)
 
         report = run(config, show)
     for method in report.methods:

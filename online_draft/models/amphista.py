@@ -75,8 +75,7 @@ class AmphistaConfig(DrafterConfig):
 class Amphista(Drafter):
     """Staged adaptation layers, residual heads, and a bi-directional block over the heads of one row.
 
-    Stage 1 adapts hidden rows; the last stage also takes in the token sampled at each row. At the start every
-    head gives about the target's own next-token distribution.
+    Stage 1 adapts hidden rows; the last stage also takes in the token sampled at each row.
     """
 
     kind: ClassVar[str] = "amphista"
@@ -121,10 +120,11 @@ class Amphista(Drafter):
         return MarkovTerm(self.markov_input_VR, self.markov_output_VR)
 
     def start_from(self, target: SharedWeights) -> None:
-        """Heads normalise to the size of the target's hidden states; the rest starts well by construction."""
+        """Heads normalise to half the size of the target's hidden states: they repeat its own next-token
+        view, less sure of themselves. The rest starts well by construction."""
         self.bind(target)
         with torch.no_grad():
-            self.norm.weight.fill_(float(target.norm.square().mean().sqrt()))
+            self.norm.weight.fill_(0.5 * float(target.norm.square().mean().sqrt()))
 
     def context(self, hidden_BTF: Tensor, next_tokens_BT: Tensor) -> Tensor:
         """[B, T, F] and [B, T] -> features [B, T, C, F]."""
@@ -165,6 +165,6 @@ class Amphista(Drafter):
 
     def _with_tokens(self, rows_BTF: Tensor, tokens_BT: Tensor) -> Tensor:
         token_BTF = functional.embedding(tokens_BT, self.shared.embedding_VF)
-        token_BTF = functional.rms_norm(token_BTF, token_BTF.shape[-1:], eps=self.config.norm_eps)
+        token_BTF = functional.layer_norm(token_BTF, token_BTF.shape[-1:], eps=self.config.norm_eps)
         joined: Tensor = self.join(torch.cat((rows_BTF, token_BTF), dim=-1))
         return joined

@@ -60,7 +60,8 @@ class AmphistaServing(DraftState):
             torch.zeros(slots, self.capacity, *entry, dtype=weights.dtype, device=device)
             for _ in self._stages
         ]
-        self.position_SL = torch.full((slots, self.capacity), _NEVER, dtype=torch.int64, device=device)
+        self._position_SL = np.full((slots, self.capacity), _NEVER)
+        """Kept on the host, where the masks of a step are made; -inf for a row that may not be seen."""
 
     def newest(self, ring: FeatureRing, slots: Sequence[int]) -> Tensor:
         """Features [S, C, F] of each slot's newest row; few missing rows are added, else it is rebuilt."""
@@ -103,64 +104,67 @@ class AmphistaServing(DraftState):
         Without a new row the newest is taken in again; shorter slots repeat theirs. Either way equal values
         are written to the same place.
         """
-        end_S1 = np.asarray([[ring.end[slot]] for slot in slots])
+        slot_S1 = np.array(slots)[:, None]
+        end_S1 = np.array([[ring.end[slot]] for slot in slots])
         start_S1 = np.minimum([[self.end[slot]] for slot in slots], end_S1 - 1)
-        offset = np.minimum(np.arange((end_S1 - start_S1).max()), end_S1 - start_S1 - 1)
-        position_SM, ring_index, own_index = self._indices(ring, slots, start_S1 + offset)
-        own_index_N = own_index.view(-1)
-        self.position_SL.view(-1)[own_index_N] = position_SM.view(-1)
-        bias_S1ML = self._bias(position_SM, self._of(self.position_SL, slots))
+        position_SM = np.minimum(start_S1 + np.arange((end_S1 - start_S1).max()), end_S1 - 1)
+        place_SM = position_SM % self.capacity
+        self._position_SL[slot_S1, place_SM] = position_SM
+        bias_S1ML = self._bias(position_SM, self._position_SL[slots])
+        own_index_N = self._tensor(slot_S1 * self.capacity + place_SM).view(-1)
 
         def context(stage: int, kv_NXE: Tensor) -> Tensor:
             self.kv[stage].flatten(0, 1).index_copy_(0, own_index_N, kv_NXE)
             return self._of(self.kv[stage], slots)
 
-        features_SCF = self._run(ring, ring_index, position_SM, bias_S1ML, context)
+        features_SCF = self._run(ring, slot_S1, position_SM, bias_S1ML, context)
         self._note(ring, slots)
         return features_SCF
 
     def _rebuild(self, ring: FeatureRing, slots: list[int]) -> Tensor:
         """Make slots anew from the last `window` rows of the ring; equal to having followed all along."""
-        count_S1 = np.asarray([[min(self.config.window, ring.available(slot))] for slot in slots])
+        slot_S1 = np.array(slots)[:, None]
+        count_S1 = np.array([[min(self.config.window, ring.available(slot))] for slot in slots])
         if not count_S1.min():
             raise ValueError("a slot without rows can't be drafted")
-        start_S1 = np.asarray([[ring.end[slot]] for slot in slots]) - count_S1
+        end_S1 = np.array([[ring.end[slot]] for slot in slots])
         index_M = np.arange(count_S1.max())
-        position = start_S1 + np.minimum(index_M, count_S1 - 1)
-        position_SM, ring_index, own_index = self._indices(ring, slots, position)
-        repeated_SM = torch.from_numpy(index_M >= count_S1).to(position_SM.device)
-        bias_S1ML = self._bias(position_SM, position_SM.masked_fill(repeated_SM, _NEVER))
-        shape = (len(slots), len(index_M))
+        position_SM = np.minimum(end_S1 - count_S1 + index_M, end_S1 - 1)
+        bias_S1ML = self._bias(position_SM, np.where(index_M < count_S1, position_SM, _NEVER))
         made: list[Tensor] = []
 
         def context(stage: int, kv_NXE: Tensor) -> Tensor:
-            made.append(kv_NXE.view(*shape, *kv_NXE.shape[1:]))
+            made.append(kv_NXE.view(*position_SM.shape, *kv_NXE.shape[1:]))
             return made[stage]
 
-        features_SCF = self._run(ring, ring_index, position_SM, bias_S1ML, context)
+        features_SCF = self._run(ring, slot_S1, position_SM, bias_S1ML, context)
         for row, slot in enumerate(slots):
-            count = int(count_S1[row, 0])
-            kept = slice(max(0, count - self.capacity), count)
-            self.position_SL[slot] = _NEVER
-            self.position_SL.view(-1)[own_index[row, kept]] = position_SM[row, kept]
+            kept = slice(max(0, int(count_S1[row, 0]) - self.capacity), int(count_S1[row, 0]))
+            place = position_SM[row, kept] % self.capacity
+            self._position_SL[slot] = _NEVER
+            self._position_SL[slot, place] = position_SM[row, kept]
+            place_T = self._tensor(place)
             for stage, kv_SMXE in enumerate(made):
-                self.kv[stage].flatten(0, 1)[own_index[row, kept]] = kv_SMXE[row, kept]
+                self.kv[stage][slot, place_T] = kv_SMXE[row, kept]
         self._note(ring, slots)
         return features_SCF
 
     def _run(
         self,
         ring: FeatureRing,
-        ring_index_SM: Tensor,
-        position_SM: Tensor,
+        slot_S1: NDArray[np.int64],
+        position_SM: NDArray[np.int64],
         bias_S1ML: Tensor,
         context: Context,
     ) -> Tensor:
         """All stages over the given rows: features [S, C, F] of the last row of each slot."""
         count, rows = position_SM.shape
-        x_NF, tokens_N = ring.gather(ring_index_SM.view(-1))
+        index_N, position_N = self._tensor(
+            np.stack((slot_S1 * ring.window + position_SM % ring.window, position_SM))
+        ).view(2, -1)
+        x_NF, tokens_N = ring.gather(index_N)
         size, last = x_NF.shape[1], len(self._stages) - 1
-        rotation = self._rope.rotation(position_SM.view(-1), x_NF.dtype)
+        rotation = self._rope.rotation(position_N, x_NF.dtype)
         newest = [x_NF.view(count, rows, size)[:, -1].clone()]
         for stage, layer in enumerate(self._stages):
             if stage == last:
@@ -180,26 +184,18 @@ class AmphistaServing(DraftState):
     def _with_tokens(self, x_NF: Tensor, tokens_N: Tensor) -> Tensor:
         assert self._join is not None
         token_NF = functional.embedding(tokens_N, self._shared.embedding_VF)
-        token_NF = functional.rms_norm(token_NF, token_NF.shape[-1:], eps=self.config.norm_eps)
+        token_NF = functional.layer_norm(token_NF, token_NF.shape[-1:], eps=self.config.norm_eps)
         return self._join(torch.cat((x_NF, token_NF), dim=-1))
 
-    def _bias(self, position_SM: Tensor, context_SL: Tensor) -> Tensor:
+    def _bias(self, position_SM: NDArray[np.int64], context_SL: NDArray[np.int64]) -> Tensor:
         """[S, 1, M, L]: 0 for a row itself and the `stage_window` - 1 rows before it, -inf elsewhere."""
-        distance = position_SM.unsqueeze(2) - context_SL.unsqueeze(1)
-        outside = (distance < 0) | (distance >= self.config.stage_window)
-        bias = torch.zeros(outside.shape, dtype=self._place_KF.dtype, device=outside.device)
-        return bias.masked_fill_(outside, float("-inf")).unsqueeze(1)
+        distance = position_SM[:, None, :, None] - context_SL[:, None, None, :]
+        # As unsigned numbers, rows ahead are far away too.
+        outside = distance.view(np.uint64) >= self.config.stage_window
+        return self._tensor(np.where(outside, -np.inf, 0.0)).to(self._place_KF.dtype)
 
-    def _indices(
-        self, ring: FeatureRing, slots: list[int], position_SM: NDArray[np.int64]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions, their flat indices in the feature ring and in this state's rings, as tensors [S, M]."""
-        slot_S1 = np.asarray(slots)[:, None]
-        ring_index = slot_S1 * ring.window + position_SM % ring.window
-        own_index = slot_S1 * self.capacity + position_SM % self.capacity
-        packed = torch.from_numpy(np.stack((position_SM, ring_index, own_index)))
-        first, second, third = packed.to(self.position_SL.device).unbind(0)
-        return first, second, third
+    def _tensor(self, array: NDArray[np.int64] | NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(array).to(self._place_KF.device)
 
     def _of(self, tensor_SX: Tensor, slots: list[int]) -> Tensor:
         """The part of a per-slot tensor that belongs to `slots`; a view where they are neighbours."""

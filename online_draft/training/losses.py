@@ -31,8 +31,11 @@ def row_losses(logits_XV: Tensor, teacher_XV: Tensor, labels_X: Tensor, kind: Lo
         return _cross_entropy(log_q, labels_X)
     p = teacher_XV.exp()
     if kind in ("kl", "kl+ce"):
-        loss = _expect(p, teacher_XV) - _expect(p, log_q)
-        return loss + _cross_entropy(log_q, labels_X) if kind == "kl+ce" else loss
+        entropy = -_expect(p, teacher_XV)
+        if kind == "kl+ce":
+            # Both terms in one product: the label is one more unit of teacher's mass.
+            p = p.scatter_add(-1, labels_X.unsqueeze(-1), torch.ones_like(p[..., :1]))
+        return -_expect(p, log_q) - entropy
     if kind not in LOSS_KINDS:
         raise ConfigError("loss", f"{kind!r} is not one of {', '.join(LOSS_KINDS)}")
     q = log_q.exp()

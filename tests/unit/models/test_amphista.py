@@ -226,7 +226,9 @@ def test_an_untrained_drafter_repeats_the_target_at_every_head() -> None:
     with torch.no_grad():
         drafter.place_KF.zero_()
         logits = drafter.heads(hidden)
-    torch.testing.assert_close(logits, (hidden @ weights.lm_head_VF.T).expand(2, 4, 40), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logits, (0.5 * hidden @ weights.lm_head_VF.T).expand(2, 4, 40), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_target_of_another_size_is_refused() -> None:
