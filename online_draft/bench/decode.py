@@ -271,17 +271,8 @@ def _print(report: dict[str, Any], console: Console) -> None:
         f"{report['prompts']} prompts, batch {report['batch']}, T = {report['temperature']}"
     )
     table = Table(title=title)
-    for column in (
-        "method",
-        "τ",
-        "tokens/s",
-        "range",
-        "speedup",
-        "accepted by depth",
-        "changed",
-        "near ties",
-    ):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    for column in ("method", "τ", "tokens/s", "range", "speedup", "changed", "near ties"):
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for method, entry in report["methods"].items():
         table.add_row(
             method,

@@ -165,6 +165,6 @@ class Amphista(Drafter):
 
     def _with_tokens(self, rows_BTF: Tensor, tokens_BT: Tensor) -> Tensor:
         token_BTF = functional.embedding(tokens_BT, self.shared.embedding_VF)
-        token_BTF = functional.layer_norm(token_BTF, token_BTF.shape[-1:], eps=self.config.norm_eps)
+        token_BTF = functional.rms_norm(token_BTF, token_BTF.shape[-1:], eps=self.config.norm_eps)
         joined: Tensor = self.join(torch.cat((rows_BTF, token_BTF), dim=-1))
         return joined

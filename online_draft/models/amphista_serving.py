@@ -61,7 +61,7 @@ class AmphistaServing(DraftState):
             for _ in self._stages
         ]
         self._position_SL = np.full((slots, self.capacity), _NEVER)
-        """Kept on the host, where the masks of a step are made; -inf for a row that may not be seen."""
+        """Kept on the host, where a step's masks are made."""
 
     def newest(self, ring: FeatureRing, slots: Sequence[int]) -> Tensor:
         """Features [S, C, F] of each slot's newest row; few missing rows are added, else it is rebuilt."""
@@ -184,7 +184,7 @@ class AmphistaServing(DraftState):
     def _with_tokens(self, x_NF: Tensor, tokens_N: Tensor) -> Tensor:
         assert self._join is not None
         token_NF = functional.embedding(tokens_N, self._shared.embedding_VF)
-        token_NF = functional.layer_norm(token_NF, token_NF.shape[-1:], eps=self.config.norm_eps)
+        token_NF = functional.rms_norm(token_NF, token_NF.shape[-1:], eps=self.config.norm_eps)
         return self._join(torch.cat((x_NF, token_NF), dim=-1))
 
     def _bias(self, position_SM: NDArray[np.int64], context_SL: NDArray[np.int64]) -> Tensor:
