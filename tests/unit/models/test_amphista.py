@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from online_draft.errors import ArtifactError, ConfigError
-from online_draft.models import drafter as drafter_module
 from online_draft.models.amphista import Amphista, AmphistaConfig
-from online_draft.models.drafter import CANDIDATES, Draft, MarkovTerm
 from online_draft.models.ring import FeatureRing
 
 CONFIG = AmphistaConfig(
@@ -251,35 +249,3 @@ def test_a_ring_shorter_than_the_window_is_refused() -> None:
     drafter = make()
     with pytest.raises(ConfigError, match="feature_window"):
         drafter.draft(drafter.new_state(1), ring, [0])
-
-
-@pytest.mark.parametrize("markov_rank", [0, 4])
-def test_children_are_the_best_tokens_with_their_log_probs(
-    markov_rank: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drafter_module, "CANDIDATES", 40)
-    drafter = make(replace(CONFIG, markov_rank=markov_rank))
-    ring = FeatureRing(2, 12, 16, torch.float64)
-    for slot in range(2):
-        ring.append(slot, *sequence(9, seed=slot))
-    draft = drafter.draft(drafter.new_state(2), ring, [0, 1])
-    parents = torch.tensor([[3, 4, 5], [6, 7, 3]])
-    for depth in range(4):
-        best, tokens = draft.children(depth, parents, 6)
-        expected, ids = draft.log_probs(depth, parents).topk(6)
-        torch.testing.assert_close(best, expected)
-        assert torch.equal(tokens, ids)
-
-
-def test_children_are_chosen_among_the_heads_own_candidates() -> None:
-    """The vocabulary is larger than the candidates: log-probabilities stay normalised."""
-    torch.manual_seed(0)
-    markov = MarkovTerm(torch.randn(500, 4), 0.5 * torch.randn(500, 4))
-    draft = Draft(3 * torch.randn(2, 3, 500), markov)
-    parents = torch.tensor([[1, 2], [3, 4]])
-    for depth in range(3):
-        best, tokens = draft.children(depth, parents, 5)
-        exact = draft.log_probs(depth, parents)
-        own = draft.base_logits_SKV[:, depth].topk(CANDIDATES).indices
-        assert all(set(tokens[s].flatten().tolist()) <= set(own[s].tolist()) for s in range(2))
-        torch.testing.assert_close(best, exact.gather(2, tokens), rtol=0, atol=0.2)
