@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ import torch
 from online_draft.errors import ArtifactError, ConfigError
 from online_draft.models.artifact import KINDS, load_drafter, new_drafter, save_drafter
 from online_draft.models.loading import LoadedTarget, load_target
+from online_draft.registry.revision import git_revision
 from online_draft.training.answers import AnswerConfig, answer, answers_key
 from online_draft.training.features import TokenRecord
 from online_draft.training.prompts import read_prompts
@@ -229,16 +229,6 @@ def _train(
     finally:
         trainer.save(state)
     return loss, time.monotonic() - started
-
-
-def git_revision() -> str | None:
-    """Commit of the source tree this code runs from, None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
 
 
 def _prompt_hash(prompt_ids: tuple[int, ...]) -> bytes:

@@ -1,0 +1,76 @@
+"""`bench decode` on the embedded target: the JSON that others read, and what it must show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from online_draft.bench.decode import DEFAULT_PROMPTS
+from online_draft.cli import app
+from online_draft.training.prompts import read_prompts
+
+METHOD_FIELDS = {
+    "tokens",
+    "seconds",
+    "spread",
+    "tokens_per_second",
+    "mean_accepted_length",
+    "acceptance_by_depth",
+    "speedup",
+    "changed_outputs",
+    "near_ties",
+}
+
+
+def test_at_least_200_prompts_ship_and_no_two_are_alike() -> None:
+    prompts = read_prompts(DEFAULT_PROMPTS)
+    assert len(prompts) >= 200
+    assert len({str(p.messages) for p in prompts}) == len(prompts)
+
+
+def test_report_has_the_frozen_fields_and_drafting_pays_in_steps(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    arguments = ["bench", "decode", "--limit", "8", "--repeat", "1", "--max-new-tokens", "48", "--batch", "2"]
+    result = CliRunner().invoke(app, [*arguments, "--threads", "1", "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    assert {"target", "device", "threads", "prompts", "methods"} <= set(report)
+    assert (report["target"], report["device"], report["prompts"]) == ("embedded", "cpu", 8)
+    methods = report["methods"]
+    assert set(methods) == {"plain", "medusa", "amphista"}
+    for entry in methods.values():
+        assert set(entry) == METHOD_FIELDS
+        assert entry["tokens"] == methods["plain"]["tokens"]
+        assert entry["changed_outputs"] == 0
+    assert methods["plain"]["mean_accepted_length"] == 1.0
+    assert methods["amphista"]["mean_accepted_length"] > methods["medusa"]["mean_accepted_length"] > 2.0
+    assert len(methods["amphista"]["acceptance_by_depth"]) == 5
+
+
+def test_spec_bench_turns_are_answered_one_after_the_other(tmp_path: Path) -> None:
+    prompts = tmp_path / "turns.jsonl"
+    turns = ["Tell me a story about a cat.", "Tell me a story about a dog."]
+    prompts.write_text(json.dumps({"question_id": 1, "category": "writing", "turns": turns}) + "\n")
+    out = tmp_path / "out.json"
+    arguments = ["bench", "decode", "--prompts", str(prompts), "--methods", "plain", "--repeat", "1"]
+    result = CliRunner().invoke(app, [*arguments, "--max-new-tokens", "8", "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text())["methods"]["plain"]["tokens"] == 16
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [('{"text": "x"}', "`prompt`, `messages` or `turns`"), ("not json", ":1:"), ('{"turns": []}', ":1:")],
+)
+def test_a_bad_prompt_file_is_named_with_its_line(tmp_path: Path, line: str, named: str) -> None:
+    prompts = tmp_path / "bad.jsonl"
+    prompts.write_text(line + "\n")
+    from online_draft.errors import ConfigError
+
+    with pytest.raises(ConfigError) as caught:
+        read_prompts(prompts)
+    assert named in str(caught.value)
+    assert str(prompts) in str(caught.value)
