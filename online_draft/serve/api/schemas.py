@@ -113,6 +113,8 @@ class GenerationBody(BaseModel):
     @field_validator("stop", mode="before")
     @classmethod
     def _stops_as_list(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, str | list):
+            raise ValueError(f"must be a string or a list of up to {MAX_STOPS} strings")
         return [value] if isinstance(value, str) else value
 
     def refuse_unsupported(self) -> None:
