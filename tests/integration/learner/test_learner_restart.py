@@ -113,4 +113,5 @@ def test_a_damaged_checkpoint_costs_no_more_than_what_it_held(service: Any) -> N
     (newest / "trainer.safetensors").write_bytes(b"junk")
     second = service.learner()
     service.run(second, lambda: second.status()["champion"])
-    assert 0 < second.status()["slices"] <= first.status()["slices"]
+    # The tick that found the champion may have trained a slice already.
+    assert 0 < second.status()["slices"] <= first.status()["slices"] + 1
