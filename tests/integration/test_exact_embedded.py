@@ -47,7 +47,7 @@ def outputs_of(engine: Engine, requests: list[GenerationRequest], before_step=No
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_swaps_between_steps_change_no_output(
-    loaded: LoadedTarget, loaded64: LoadedTarget, temperature: float, batch: int, record_property
+    loaded: LoadedTarget, loaded64: LoadedTarget, temperature: float, batch: int
 ) -> None:
     conversations = read_prompts(DEFAULT_PROMPTS, PROMPTS)
     assert {c.domain for c in conversations} == {"sql", "math", "python", "story"}
@@ -75,7 +75,6 @@ def test_swaps_between_steps_change_no_output(
     verdicts = [
         compare_outputs(loaded64.target, r, plain[r.request_id], speculative[r.request_id]) for r in requests
     ]
-    record_property("near_ties", verdicts.count("near_tie"))
     assert swaps >= 20
     if batch == 1:
         assert engine.steps < 0.8 * sum(len(tokens) for tokens in plain.values())
