@@ -68,10 +68,11 @@ class RotaryEmbedding:
 
         Positions at or beyond `max_positions` raise IndexError on the CPU.
         """
-        rows_X2D = self._table(position_ids_X.device, dtype)[position_ids_X]
+        rows_X2D = self.table(position_ids_X.device, dtype)[position_ids_X]
         return rows_X2D[..., 0:1, :], rows_X2D[..., 1:2, :]
 
-    def _table(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def table(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Cosines and signed sines of all positions [P, 2, D]; made at the first call."""
         table_P2D = self._tables.get((device, dtype))
         if table_P2D is None:
             # An inference tensor could not be used later in a graph that trains a drafter.

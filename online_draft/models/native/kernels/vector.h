@@ -1,0 +1,98 @@
+// Sixteen lanes of float or double, by the compiler's vector extensions: any CPU, no intrinsics.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace od {
+
+constexpr int64_t LANES = 16;
+
+template <class T> struct Lanes;
+template <> struct Lanes<float> {
+  typedef float V __attribute__((vector_size(LANES * 4), aligned(4)));
+  typedef int32_t I __attribute__((vector_size(LANES * 4), aligned(4)));
+};
+template <> struct Lanes<double> {
+  typedef double V __attribute__((vector_size(LANES * 8), aligned(8)));
+  typedef int64_t I __attribute__((vector_size(LANES * 8), aligned(8)));
+};
+template <class T> using Vec = typename Lanes<T>::V;
+
+inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+template <class T> inline Vec<T> load(const T *p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T> inline void store(T *p, Vec<T> v) { std::memcpy(p, &v, sizeof v); }
+template <class T> inline Vec<T> splat(T x) { return Vec<T>{} + x; }
+
+template <class T> inline Vec<T> larger(Vec<T> a, Vec<T> b) { return a > b ? a : b; }
+
+// One stage of transposing 16 x 16: exchanges the blocks of width W that lie off the diagonal.
+template <class T, int W> inline void exchange(Vec<T> &a, Vec<T> &b) {
+  constexpr auto low = [](int i) { return i & W ? LANES + i - W : i; };
+  constexpr auto high = [](int i) { return i & W ? LANES + i : i + W; };
+  const Vec<T> x = __builtin_shufflevector(a, b, low(0), low(1), low(2), low(3), low(4), low(5), low(6), low(7), low(8),
+                                           low(9), low(10), low(11), low(12), low(13), low(14), low(15));
+  b = __builtin_shufflevector(a, b, high(0), high(1), high(2), high(3), high(4), high(5), high(6), high(7), high(8),
+                              high(9), high(10), high(11), high(12), high(13), high(14), high(15));
+  a = x;
+}
+template <class T, int W> inline void exchange_all(Vec<T> *v) {
+  for (int i = 0; i < LANES; ++i)
+    if (!(i & W)) exchange<T, W>(v[i], v[i + W]);
+}
+template <class T> inline void transpose(Vec<T> *v) {
+  exchange_all<T, 8>(v), exchange_all<T, 4>(v), exchange_all<T, 2>(v), exchange_all<T, 1>(v);
+}
+
+// Both reductions go through the lanes in one fixed order.
+template <class T> inline T sum(Vec<T> v) {
+  T a[LANES];
+  std::memcpy(a, &v, sizeof v);
+  for (int64_t width = LANES / 2; width; width /= 2)
+    for (int64_t i = 0; i < width; ++i) a[i] += a[i + width];
+  return a[0];
+}
+template <class T> inline T maximum(Vec<T> v) {
+  T a[LANES];
+  std::memcpy(a, &v, sizeof v);
+  T m = a[0];
+  for (int64_t i = 1; i < LANES; ++i) m = a[i] > m ? a[i] : m;
+  return m;
+}
+
+// e^x; exactly 0 for -inf and whatever underflows. Relative error of the float form below 3e-7.
+inline Vec<float> exponential(Vec<float> x) {
+  typedef Lanes<float>::I I;
+  const Vec<float> lowest = splat(-87.0f), highest = splat(88.0f);
+  const I vanishes = x < lowest;
+  x = x < lowest ? lowest : x;
+  x = x > highest ? highest : x;
+  const float shifter = 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
+  const Vec<float> n = (x * 1.44269504088896341f + shifter) - shifter;
+  const Vec<float> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec<float> p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const I power = (__builtin_convertvector(n, I) + 127) << 23;
+  Vec<float> scale;
+  std::memcpy(&scale, &power, sizeof scale);
+  return vanishes ? Vec<float>{} : p * scale;
+}
+inline Vec<double> exponential(Vec<double> x) {
+  Vec<double> y;
+  for (int64_t i = 0; i < LANES; ++i) y[i] = std::exp(x[i]);
+  return y;
+}
+
+template <class T> inline Vec<T> silu(Vec<T> x) { return x / (1 + exponential(-x)); }
+
+} // namespace od

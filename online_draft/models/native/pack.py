@@ -1,0 +1,46 @@
+"""Weights in the kernels' layout: panels of 16 outputs, [outputs / 16][inputs][16].
+
+Shapes: O outputs, I inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LANES = 16
+NAMES = {torch.float32: "f32", torch.float64: "f64"}
+"""The kernels' name of each type they know."""
+
+
+def padded(size: int) -> int:
+    """The next multiple of 16."""
+    return -(-size // LANES) * LANES
+
+
+def pack(library: ctypes.CDLL, weight_OI: Tensor) -> Tensor:
+    """A packed copy, flat; outputs are padded with zeros."""
+    weight_OI = weight_OI.detach().contiguous()
+    outs, ins = weight_OI.shape
+    panels = torch.empty(padded(outs) * ins, dtype=weight_OI.dtype)
+    getattr(library, f"od_pack_{NAMES[weight_OI.dtype]}")(weight_OI.data_ptr(), outs, ins, panels.data_ptr())
+    return panels
+
+
+def pack_heads(library: ctypes.CDLL, weight_OI: Tensor, head_size: int) -> Tensor:
+    """As `pack`, each head's outputs padded on their own."""
+    heads_HDI = weight_OI.detach().view(-1, head_size, weight_OI.shape[1])
+    filled = functional.pad(heads_HDI, (0, 0, 0, padded(head_size) - head_size))
+    return pack(library, filled.reshape(-1, weight_OI.shape[1]))
+
+
+def pack_pairs(library: ctypes.CDLL, gate_up_OI: Tensor) -> Tensor:
+    """A matrix [gate; up] with panels taking turns: gate, up, gate, up."""
+    gate, up = gate_up_OI.detach().chunk(2)
+    size, ins = gate.shape
+    filled = (functional.pad(half, (0, 0, 0, padded(size) - size)) for half in (gate, up))
+    panels = torch.stack([half.view(-1, LANES, ins) for half in filled], dim=1)
+    return pack(library, panels.reshape(-1, ins))
