@@ -60,11 +60,22 @@ class AmphistaServing(DraftState):
             torch.zeros(slots, self.capacity, *entry, dtype=weights.dtype, device=device)
             for _ in self._stages
         ]
-        self._position_SL = np.full((slots, self.capacity), _NEVER)
+        self.position_SL = np.full((slots, self.capacity), _NEVER)
         """Kept on the host, where a step's masks are made."""
 
     def newest(self, ring: FeatureRing, slots: Sequence[int]) -> Tensor:
         """Features [S, C, F] of each slot's newest row; few missing rows are added, else it is rebuilt."""
+        behind, stale = self.split(ring, slots)
+        if not stale:
+            return self._advance(ring, behind)
+        if not behind:
+            return self.rebuild(ring, stale)
+        features_SCF = torch.cat((self._advance(ring, behind), self.rebuild(ring, stale)))
+        order = {slot: index for index, slot in enumerate(behind + stale)}
+        return features_SCF[[order[slot] for slot in slots]]
+
+    def split(self, ring: FeatureRing, slots: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Slots that miss at most `chunk` rows, and those to be rebuilt. Raises ConfigError if the ring is short."""
         if ring.window < self.config.window:
             raise ConfigError("feature_window", f"this drafter needs at least {self.config.window} rows")
         behind: list[int] = []
@@ -73,13 +84,7 @@ class AmphistaServing(DraftState):
             current = self.epoch[slot] == ring.epoch[slot]
             known = current and 0 <= ring.end[slot] - self.end[slot] <= self.config.chunk
             (behind if known else stale).append(slot)
-        if not stale:
-            return self._advance(ring, behind)
-        if not behind:
-            return self._rebuild(ring, stale)
-        features_SCF = torch.cat((self._advance(ring, behind), self._rebuild(ring, stale)))
-        order = {slot: index for index, slot in enumerate(behind + stale)}
-        return features_SCF[[order[slot] for slot in slots]]
+        return behind, stale
 
     def heads(self, features_SCF: Tensor) -> Tensor:
         """[S, C, F] -> [S, K, V]; equal to `Amphista.heads`."""
@@ -92,7 +97,7 @@ class AmphistaServing(DraftState):
             source_SKF = features_SCF[:, list(sources)]
             changed_SKF = torch.einsum("skf,kfg->skg", source_SKF, self._residual_KFF)
         heads_SKF = functional.silu(changed_SKF).add_(source_SKF).add_(self._place_KF)
-        rows_NF = heads_SKF.view(-1, size)
+        rows_NF = heads_SKF.reshape(-1, size)
         for layer in self._block:
             query, kv = layer.project(rows_NF, None)
             layer.mix(rows_NF, query, kv.view(count, len(sources), *kv.shape[1:]), None)
@@ -109,8 +114,8 @@ class AmphistaServing(DraftState):
         start_S1 = np.minimum([[self.end[slot]] for slot in slots], end_S1 - 1)
         position_SM = np.minimum(start_S1 + np.arange((end_S1 - start_S1).max()), end_S1 - 1)
         place_SM = position_SM % self.capacity
-        self._position_SL[slot_S1, place_SM] = position_SM
-        bias_S1ML = self._bias(position_SM, self._position_SL[slots])
+        self.position_SL[slot_S1, place_SM] = position_SM
+        bias_S1ML = self._bias(position_SM, self.position_SL[slots])
         own_index_N = self._tensor(slot_S1 * self.capacity + place_SM).view(-1)
 
         def context(stage: int, kv_NXE: Tensor) -> Tensor:
@@ -118,10 +123,10 @@ class AmphistaServing(DraftState):
             return self._of(self.kv[stage], slots)
 
         features_SCF = self._run(ring, slot_S1, position_SM, bias_S1ML, context)
-        self._note(ring, slots)
+        self.note(ring, slots)
         return features_SCF
 
-    def _rebuild(self, ring: FeatureRing, slots: list[int]) -> Tensor:
+    def rebuild(self, ring: FeatureRing, slots: list[int]) -> Tensor:
         """Make slots anew from the last `window` rows of the ring; equal to having followed all along."""
         slot_S1 = np.array(slots)[:, None]
         count_S1 = np.array([[min(self.config.window, ring.available(slot))] for slot in slots])
@@ -141,12 +146,12 @@ class AmphistaServing(DraftState):
         for row, slot in enumerate(slots):
             kept = slice(max(0, int(count_S1[row, 0]) - self.capacity), int(count_S1[row, 0]))
             place = position_SM[row, kept] % self.capacity
-            self._position_SL[slot] = _NEVER
-            self._position_SL[slot, place] = position_SM[row, kept]
+            self.position_SL[slot] = _NEVER
+            self.position_SL[slot, place] = position_SM[row, kept]
             place_T = self._tensor(place)
             for stage, kv_SMXE in enumerate(made):
                 self.kv[stage][slot, place_T] = kv_SMXE[row, kept]
-        self._note(ring, slots)
+        self.note(ring, slots)
         return features_SCF
 
     def _run(
@@ -204,7 +209,8 @@ class AmphistaServing(DraftState):
             return tensor_SX[first : first + count]
         return tensor_SX[torch.tensor(slots, device=tensor_SX.device)]
 
-    def _note(self, ring: FeatureRing, slots: list[int]) -> None:
+    def note(self, ring: FeatureRing, slots: Sequence[int]) -> None:
+        """The slots are up to date with the ring."""
         for slot in slots:
             self.end[slot] = ring.end[slot]
             self.epoch[slot] = ring.epoch[slot]

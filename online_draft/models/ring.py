@@ -72,14 +72,19 @@ class FeatureRing:
 
         Slots are distinct and each count is at most `window`.
         """
+        index = self.claim(slots, counts)
+        index_N = torch.tensor(index, dtype=torch.int64, device=self.hidden_RF.device)
+        self.hidden_RF.index_copy_(0, index_N, hidden_NF)
+        self.next_tokens_R.index_copy_(0, index_N, next_tokens_N)
+
+    def claim(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:
+        """Flat indices of the next `counts[s]` rows of `slots[s]`, which the caller fills; moves the ends."""
         index: list[int] = []
         for slot, rows in zip(slots, counts, strict=True):
             base, end = slot * self.window, self.end[slot]
             index += [base + position % self.window for position in range(end, end + rows)]
             self.end[slot] = end + rows
-        index_N = torch.tensor(index, dtype=torch.int64, device=self.hidden_RF.device)
-        self.hidden_RF.index_copy_(0, index_N, hidden_NF)
-        self.next_tokens_R.index_copy_(0, index_N, next_tokens_N)
+        return index
 
     def available(self, slot: int) -> int:
         """How many rows of a slot can be read."""

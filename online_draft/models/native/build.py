@@ -16,7 +16,16 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 KERNELS = Path(__file__).parent / "kernels"
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-pthread", "-Wno-psabi", "-fvisibility=hidden")
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-march=native",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-Wno-psabi",
+    "-fvisibility=hidden",
+)
 COMPILERS = ("c++", "g++", "clang++")
 TIMEOUT_S = 300.0
 
@@ -49,8 +58,10 @@ def library_path(compiler: str | None = None) -> Path:
 
 
 def build() -> Path:
-    """Compile in a child process unless the library is on disk already. Blocks for seconds; safe to repeat and
-    to run in several processes at once. BuildError without a compiler or when it fails."""
+    """Compile in a child process unless the library is on disk already. Blocks for seconds.
+
+    Safe to repeat, and to run in several processes at once. BuildError without a compiler or when it fails.
+    """
     compiler = find_compiler()
     if compiler is None:
         raise BuildError(f"no C++ compiler: none of {', '.join(COMPILERS)} is on the PATH (or set CXX)")
@@ -112,13 +123,25 @@ class Kernels:
             self.error = "switched off by ONLINE_DRAFT_KERNELS"
             return
         try:
-            library = ctypes.CDLL(str(build()))
-            _declare(library)
-        except (BuildError, OSError, AttributeError) as error:
+            library = _open(build())
+        except BuildError as error:
             self.error = str(error)
             logger.warning("decoding runs without compiled kernels: %s", error)
             return
         self._library = library
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Load a built library; one that can't be loaded is built anew, once."""
+    for attempt in (path, None):
+        try:
+            library = ctypes.CDLL(str(attempt or build()))
+            _declare(library)
+            return library
+        except (OSError, AttributeError) as error:
+            path.unlink(missing_ok=True)
+            reason = f"{path} can't be loaded: {error}"
+    raise BuildError(reason)
 
 
 def _declare(library: ctypes.CDLL) -> None:
@@ -131,6 +154,13 @@ def _declare(library: ctypes.CDLL) -> None:
             "target_new": ((pointer, pointer, pointer, ctypes.c_double), pointer),
             "target_free": ((pointer,), None),
             "target_step": ((pointer, pointer), None),
+            "amphista_new": ((pointer, pointer, pointer, pointer, ctypes.c_double), pointer),
+            "amphista_free": ((pointer,), None),
+            "amphista_draft": ((pointer, pointer), None),
+            "trees_new": ((pointer,), pointer),
+            "trees_free": ((pointer,), None),
+            "trees_build": ((pointer, pointer), None),
+            "commit": ((pointer,), None),
         }
         for function, (arguments, result) in signatures.items():
             entry = getattr(library, f"od_{function}_{name}")
@@ -139,7 +169,9 @@ def _declare(library: ctypes.CDLL) -> None:
 
 def _version(compiler: str) -> str:
     try:
-        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [compiler, "--version"], capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{compiler} could not be run: {error}") from error
     return done.stdout

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ctypes
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -44,3 +46,22 @@ def pack_pairs(library: ctypes.CDLL, gate_up_OI: Tensor) -> Tensor:
     filled = (functional.pad(half, (0, 0, 0, padded(size) - size)) for half in (gate, up))
     panels = torch.stack([half.view(-1, LANES, ins) for half in filled], dim=1)
     return pack(library, panels.reshape(-1, ins))
+
+
+class Weights:
+    """Tensors that compiled code reads, in the order in which it takes their addresses. Keeps them alive."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor | None] = []
+
+    def give(self, *tensors: Tensor | None) -> None:
+        """Hand over tensors as they are; None becomes a null pointer."""
+        self._kept += tensors
+
+    def copy(self, *tensors: Tensor | None) -> None:
+        """Hand over copies, so that later changes in place aren't seen halfway."""
+        self._kept += [None if t is None else t.detach().clone().contiguous() for t in tensors]
+
+    def pointers(self) -> NDArray[np.int64]:
+        """The addresses."""
+        return np.array([0 if t is None else t.data_ptr() for t in self._kept], dtype=np.int64)

@@ -5,8 +5,8 @@ Shapes: N rows of the flat batch, M rows with logits, F hidden size, V vocabular
 
 from __future__ import annotations
 
+import copy
 import ctypes
-import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from online_draft.models.kv import KVCache
-from online_draft.models.native.pack import NAMES, pack, pack_heads, pack_pairs
+from online_draft.models.native.pack import NAMES, Weights, pack, pack_heads, pack_pairs
+from online_draft.models.native.pool import Pool, own
 from online_draft.models.target import Target
 
 
@@ -23,9 +24,9 @@ from online_draft.models.target import Target
 class FlatBatch:
     """The rows of a step as the kernels take them.
 
-    `groups_G5` int64, one row a sequence: (row of the slot table, tokens in the cache, rows, 1 for a tree and
-    0 for a prompt chunk, first row). `parents_N` int32 holds a tree row's parent within its group, -1 at the root.
-    `logit_rows_M` None: every row gives logits.
+    `groups_G5` int64, one line a sequence: (row of the slot table, tokens in the cache, rows, 1 for a tree or
+    0 for a prompt chunk, first row). `parents_N` int32 holds a tree row's parent within its group, -1 at the
+    root. `logit_rows_M` None: every row gives logits.
     """
 
     tokens_N: NDArray[np.int64]
@@ -34,52 +35,23 @@ class FlatBatch:
     logit_rows_M: NDArray[np.int64] | None = None
 
 
-class Pool:
-    """The kernels' threads. They spin for `spin_us` after the last loop, then sleep."""
-
-    def __init__(self, library: ctypes.CDLL, threads: int, spin_us: int = 200) -> None:
-        self.threads = threads
-        self.handle = library.od_pool_new(threads, spin_us)
-        weakref.finalize(self, library.od_pool_free, self.handle)
-
-
-def supports(target: Target) -> bool:
-    """Whether the kernels can run this target."""
-    return target.device.type == "cpu" and target.dtype in NAMES
-
-
 class NativeTarget:
     """The target's weights in the kernels' layout, as they were when this was made."""
 
     def __init__(self, library: ctypes.CDLL, target: Target, pool: Pool) -> None:
         c = self.config = target.config
-        name = NAMES[target.dtype]
-        self.pool = pool
-        self._keep: list[Tensor] = []
-        pointers: list[int] = []
-
-        def give(tensor: Tensor | None) -> None:
-            if tensor is not None:
-                self._keep.append(tensor)
-            pointers.append(0 if tensor is None else tensor.data_ptr())
-
-        with torch.inference_mode():
-            for layer in target.decoder_layers:
-                give(layer.attention_norm.detach().clone())
-                give(pack_heads(library, layer.qkv, c.head_dim))
-                give(_copy(layer.qkv_bias))
-                give(_copy(layer.query_norm))
-                give(_copy(layer.key_norm))
-                give(pack(library, layer.output))
-                give(_copy(layer.output_bias))
-                give(_copy(layer.mlp_norm))
-                give(pack_pairs(library, layer.gate_up))
-                give(pack(library, layer.down))
-            give(target.embedding.detach().clone())
-            give(_copy(target.norm))
-            self.lm_head = pack(library, target.lm_head_VF)
-            give(self.lm_head)
-            give(target.rope.table(target.device, target.dtype))
+        self.lm_head = pack(library, target.lm_head_VF)
+        weights = Weights()
+        for layer in target.decoder_layers:
+            weights.copy(layer.attention_norm)
+            weights.give(pack_heads(library, layer.qkv, c.head_dim))
+            weights.copy(layer.qkv_bias, layer.query_norm, layer.key_norm)
+            weights.give(pack(library, layer.output))
+            weights.copy(layer.output_bias, layer.mlp_norm)
+            weights.give(pack_pairs(library, layer.gate_up), pack(library, layer.down))
+        weights.copy(target.embedding, target.norm)
+        weights.give(self.lm_head, target.rope.table(target.device, target.dtype))
+        self._weights = weights
         sizes = np.array(
             [
                 c.num_layers,
@@ -92,12 +64,27 @@ class NativeTarget:
             ],
             dtype=np.int64,
         )
-        weights = np.array(pointers, dtype=np.int64)
+        self._sizes = sizes
+        self._library = library
+        self.dtype = target.dtype
+        self._start(pool)
+
+    def on(self, pool: Pool) -> NativeTarget:
+        """The same packed weights on other threads."""
+        other = copy.copy(self)
+        other._start(pool)
+        return other
+
+    def _start(self, pool: Pool) -> None:
+        library, name = self._library, NAMES[self.dtype]
+        self._pool = pool
         make = getattr(library, f"od_target_new_{name}")
+        pointers = self._weights.pointers()
+        self._handle = make(
+            pool.handle, self._sizes.ctypes.data, pointers.ctypes.data, self.config.rms_norm_eps
+        )
+        own(self, getattr(library, f"od_target_free_{name}"), self._handle)
         self._step = getattr(library, f"od_target_step_{name}")
-        self._handle = make(pool.handle, sizes.ctypes.data, weights.ctypes.data, c.rms_norm_eps)
-        weakref.finalize(self, getattr(library, f"od_target_free_{name}"), self._handle)
-        self._dtype = target.dtype
         self._arguments = np.zeros(14, dtype=np.int64)
         self._address = self._arguments.ctypes.data
 
@@ -109,8 +96,8 @@ class NativeTarget:
         rows = batch.tokens_N.shape[0]
         chosen = batch.logit_rows_M
         count = rows if chosen is None else chosen.shape[0]
-        hidden_NF = torch.empty(rows, self.config.hidden_size, dtype=self._dtype)
-        logits_MV = torch.empty(count, self.config.vocab_size, dtype=self._dtype)
+        hidden_NF = torch.empty(rows, self.config.hidden_size, dtype=self.dtype)
+        logits_MV = torch.empty(count, self.config.vocab_size, dtype=self.dtype)
         best_M = np.empty(count, dtype=np.int64)
         self._arguments[:] = (
             rows,
@@ -130,7 +117,3 @@ class NativeTarget:
         )
         self._step(self._handle, self._address)
         return hidden_NF, logits_MV, best_M
-
-
-def _copy(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().clone()

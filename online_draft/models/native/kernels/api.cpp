@@ -1,11 +1,13 @@
 // The C interface. Handles are opaque; every array belongs to the caller and outlives the handle.
+#include "amphista.h"
+#include "commit.h"
 #include "target.h"
+#include "tree.h"
 
 using namespace od;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int64_t od_version() { return 1; }
 EXPORT void *od_pool_new(int64_t threads, int64_t spin_us) { return new Pool(threads, spin_us); }
 EXPORT void od_pool_free(void *pool) { delete static_cast<Pool *>(pool); }
 
@@ -17,6 +19,23 @@ EXPORT void od_pool_free(void *pool) { delete static_cast<Pool *>(pool); }
   EXPORT void od_target_free_##NAME(void *target) { delete static_cast<Target<T> *>(target); }                         \
   EXPORT void od_target_step_##NAME(void *target, const int64_t *arguments) {                                          \
     static_cast<Target<T> *>(target)->step(*reinterpret_cast<const StepArguments *>(arguments));                       \
+  }                                                                                                                    \
+  EXPORT void *od_amphista_new_##NAME(void *pool, const int64_t *sizes, const T *const *weights,                       \
+                                      const int64_t *sources, double eps) {                                           \
+    return new Amphista<T>(static_cast<Pool *>(pool), *reinterpret_cast<const AmphistaSizes *>(sizes), weights,        \
+                           sources, eps);                                                                              \
+  }                                                                                                                    \
+  EXPORT void od_amphista_free_##NAME(void *drafter) { delete static_cast<Amphista<T> *>(drafter); }                   \
+  EXPORT void od_amphista_draft_##NAME(void *drafter, const int64_t *arguments) {                                      \
+    static_cast<Amphista<T> *>(drafter)->draft(*reinterpret_cast<const DraftArguments *>(arguments));                  \
+  }                                                                                                                    \
+  EXPORT void *od_trees_new_##NAME(void *pool) { return new Trees<T>(static_cast<Pool *>(pool)); }                     \
+  EXPORT void od_trees_free_##NAME(void *trees) { delete static_cast<Trees<T> *>(trees); }                             \
+  EXPORT void od_trees_build_##NAME(void *trees, const int64_t *arguments) {                                           \
+    static_cast<Trees<T> *>(trees)->build(*reinterpret_cast<const TreeArguments *>(arguments));                        \
+  }                                                                                                                    \
+  EXPORT void od_commit_##NAME(const int64_t *arguments) {                                                             \
+    commit<T>(*reinterpret_cast<const CommitArguments *>(arguments));                                                  \
   }
 
 FOR_TYPE(float, f32)

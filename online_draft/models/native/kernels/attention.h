@@ -10,10 +10,12 @@
 
 namespace od {
 
+enum Kind : int64_t { CAUSAL = 0, TREE = 1, FULL = 2 };
+
 // The rows of one sequence in a step. Causal rows (a prompt chunk) see everything before them. Tree rows see the
-// first `length` entries and their own chain of parents; the root is row 0.
+// first `length` entries and their own chain of parents; the root is row 0. Full rows see `length` entries.
 struct Group {
-  int64_t sequence, length, rows, tree, first_row;
+  int64_t sequence, length, rows, kind, first_row;
 };
 
 template <class T> struct Context {
@@ -106,13 +108,13 @@ template <class T> struct Attention {
     int64_t deepest = 0, longest = 0;
     for (int64_t r = 0; r < rows; ++r) {
       int64_t depth = 0;
-      if (g.tree)
+      if (g.kind == TREE)
         for (int64_t row = first + r; row >= 0; row = parents[row]) ++depth;
-      lengths[r] = g.tree ? g.length + depth : g.length + first + r + 1;
+      lengths[r] = g.kind == TREE ? g.length + depth : g.kind == FULL ? g.length : g.length + first + r + 1;
       deepest = std::max(deepest, depth), longest = std::max(longest, lengths[r]);
     }
     chains.resize(rows * deepest);
-    if (g.tree)
+    if (g.kind == TREE)
       for (int64_t r = 0; r < rows; ++r) {
         int64_t at = lengths[r] - g.length;
         for (int64_t row = first + r; row >= 0; row = parents[row]) chains[r * deepest + --at] = row;
@@ -122,7 +124,7 @@ template <class T> struct Attention {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t i = 0; i < heads * c.size; ++i) asked[r * heads * c.size + i] = queries[r * ldq + i] * scale;
     const int64_t lds = padded(longest);
-    const int64_t shared = g.tree ? g.length / LANES : lds / LANES; // tiles that all rows have in common
+    const int64_t shared = g.kind == TREE ? g.length / LANES : lds / LANES; // tiles that all rows have in common
     int64_t own[LANES];
     const auto own_slots = [&](int64_t r, int64_t start) {
       int64_t count = 0;
@@ -136,7 +138,7 @@ template <class T> struct Attention {
       fetch_keys(c, c.slots + t * LANES, std::min(LANES, longest - t * LANES));
       score_all(asked.data(), c.size, rows * heads, &scores[t * LANES], lds);
     }
-    if (g.tree)
+    if (g.kind == TREE)
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t t = shared; t * LANES < lengths[r]; ++t) {
           fetch_keys(c, own, own_slots(r, t * LANES));
@@ -149,7 +151,7 @@ template <class T> struct Attention {
       fetch_values(c, c.slots + t * LANES, std::min(LANES, longest - t * LANES));
       mix_all(&scores[t * LANES], lds, rows * heads, mixed.data());
     }
-    if (g.tree)
+    if (g.kind == TREE)
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t t = shared; t * LANES < lengths[r]; ++t) {
           fetch_values(c, own, own_slots(r, t * LANES));

@@ -1,7 +1,6 @@
 // One decoder step over a flat batch of rows: embedding, layers, final norm, LM head.
 #pragma once
-#include "attention.h"
-#include "pool.h"
+#include "machine.h"
 
 namespace od {
 
@@ -19,17 +18,11 @@ struct StepArguments {
   int64_t rows, groups, tokens, parents, group, table, table_stride, kv, kv_slots, hidden, logit_rows, logit_row, logits, best;
 };
 
-template <class T> struct Scratch {
-  std::vector<T> normed, made;
-  int64_t normed_at = -1;
-  Attention<T> attention;
-};
-
 template <class T> class Target {
 public:
   // weights: 10 pointers a layer in the order of LayerWeights, then embedding, final norm, LM head, rotations.
   Target(Pool *pool, const Sizes &sizes, const T *const *weights, double eps)
-      : pool_(pool), s_(sizes), eps_(T(eps)), scratch_(pool->threads()) {
+      : m_(pool, Norm::rms, T(eps)), s_(sizes), eps_(T(eps)) {
     for (int64_t i = 0; i < s_.layers; ++i, weights += 10)
       layers_.push_back({weights[0], weights[1], weights[2], weights[3], weights[4], weights[5], weights[6], weights[7],
                          weights[8], weights[9]});
@@ -59,7 +52,7 @@ private:
     parents_ = reinterpret_cast<const int32_t *>(a.parents);
     table_ = reinterpret_cast<const int64_t *>(a.table);
     residual_.resize(rows * s_.hidden), queries_.resize(rows * s_.heads * s_.head_size);
-    attended_.resize(rows * s_.heads * s_.head_size), inner_.resize(rows * s_.inner);
+    attended_.resize(rows * s_.heads * s_.head_size);
     rows_.resize(rows), units_.clear();
     const int64_t shared = s_.heads / s_.kv_heads;
     const int64_t tile = std::max<int64_t>(1, Attention<T>::QUERIES / shared);
@@ -68,7 +61,7 @@ private:
       const int64_t *slots = table_ + g.sequence * a.table_stride;
       for (int64_t r = 0; r < g.rows; ++r) {
         int64_t position = g.length + r;
-        if (g.tree) {
+        if (g.kind == TREE) {
           position = g.length - 1;
           for (int64_t row = r; row >= 0; row = parents_[g.first_row + row]) ++position;
         }
@@ -80,33 +73,15 @@ private:
     }
   }
 
-  // Chunks of `count` items such that every thread gets several, and never more chunks than a loop can have.
-  int64_t portion(int64_t count, int64_t least) const {
-    const int64_t chunks = pool_->threads() * 3;
-    return std::max({least, (count + chunks - 1) / chunks, count / 60000 + 1});
-  }
-
-  const T *normed(Scratch<T> &scratch, int64_t phase, const T *x, int64_t rows, const T *weight) {
-    if (scratch.normed_at != phase) {
-      scratch.normed.resize(rows * s_.hidden);
-      rms_norm(x, rows, s_.hidden, weight, eps_, scratch.normed.data(), s_.hidden);
-      scratch.normed_at = phase;
-    }
-    return scratch.normed.data();
-  }
-
   void layer(int64_t index, const StepArguments &a) {
     const LayerWeights<T> &w = layers_[index];
-    const int64_t rows = a.rows, F = s_.hidden, D = s_.head_size, G = s_.kv_heads, H = s_.heads, I = s_.inner;
-    const int64_t panels = padded(D) / LANES, wide = H * D;
+    const int64_t rows = a.rows, F = s_.hidden, D = s_.head_size, G = s_.kv_heads, H = s_.heads;
+    const int64_t panels = padded(D) / LANES, wide = H * D, stride = 2 * G * D;
     T *hidden = residual_.data();
-    T *kv = reinterpret_cast<T *>(a.kv) + index * a.kv_slots * 2 * G * D;
-    const int64_t stride = 2 * G * D;
+    T *kv = reinterpret_cast<T *>(a.kv) + index * a.kv_slots * stride;
 
-    ++phase_;
-    pool_->run(H + 2 * G, [&](int64_t head, int64_t thread) {
-      Scratch<T> &s = scratch_[thread];
-      const T *x = normed(s, phase_, hidden, rows, w.attention_norm);
+    m_.items(H + 2 * G, [&](int64_t head, Scratch<T> &s) {
+      const T *x = m_.normed(s, hidden, rows, F, w.attention_norm);
       s.made.resize(rows * padded(D));
       product(x, F, rows, w.qkv + head * panels * LANES * F, panels, F, s.made.data(), padded(D));
       for (int64_t r = 0; r < rows; ++r) {
@@ -120,68 +95,26 @@ private:
           continue;
         }
         if (w.query_norm) rms_norm(made, 1, D, query ? w.query_norm : w.key_norm, eps_, made, D);
-        const T *cos = rows_[r].rotation, *sin = cos + D;
-        for (int64_t d = 0; d < D / 2; ++d) {
-          to[d] = made[d] * cos[d] + made[d + D / 2] * sin[d];
-          to[d + D / 2] = made[d + D / 2] * cos[d + D / 2] + made[d] * sin[d + D / 2];
-        }
+        rotate(made, rows_[r].rotation, D, to);
       }
     });
 
-    pool_->run(int64_t(units_.size()), [&](int64_t unit, int64_t thread) {
+    m_.items(int64_t(units_.size()), [&](int64_t unit, Scratch<T> &s) {
       const Unit &u = units_[unit];
       const Group &g = groups_[u.group];
       const int64_t shared = H / G, from = (g.first_row + u.first) * wide + u.head * shared * D;
       const Context<T> context{kv + u.head * D, kv + (G + u.head) * D, stride, D, table_ + g.sequence * a.table_stride};
-      scratch_[thread].attention.run(context, g, parents_ + g.first_row, u.first, u.rows, shared, &queries_[from], wide,
-                                     &attended_[from], wide);
+      s.attention.run(context, g, parents_ + g.first_row, u.first, u.rows, shared, &queries_[from], wide,
+                      &attended_[from], wide);
     });
 
-    add(w.output, w.output_bias, attended_.data(), wide, rows);
-
-    ++phase_;
-    const int64_t inner_panels = padded(I) / LANES, step = portion(inner_panels, 1);
-    pool_->run((inner_panels + step - 1) / step, [&](int64_t chunk, int64_t thread) {
-      Scratch<T> &s = scratch_[thread];
-      const T *x = normed(s, phase_, hidden, rows, w.mlp_norm);
-      const int64_t first = chunk * step, count = std::min(step, inner_panels - first), ld = 2 * count * LANES;
-      s.made.resize(rows * ld);
-      product(x, F, rows, w.gate_up + first * 2 * LANES * F, 2 * count, F, s.made.data(), ld);
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t p = 0; p < count; ++p) {
-          const T *pair = &s.made[r * ld + 2 * p * LANES];
-          const Vec<T> made = silu<T>(load(pair)) * load(pair + LANES);
-          const int64_t at = (first + p) * LANES;
-          if (at + LANES <= I)
-            store(&inner_[r * I + at], made);
-          else
-            for (int64_t i = 0; at + i < I; ++i) inner_[r * I + at + i] = made[i];
-        }
-    });
-
-    add(w.down, nullptr, inner_.data(), I, rows);
-  }
-
-  // hidden += x times weight + bias
-  void add(const T *weight, const T *bias, const T *x, int64_t ins, int64_t rows) {
-    const int64_t F = s_.hidden, all = padded(F) / LANES, step = portion(all, 1);
-    pool_->run((all + step - 1) / step, [&](int64_t chunk, int64_t thread) {
-      Scratch<T> &s = scratch_[thread];
-      const int64_t first = chunk * step, count = std::min(step, all - first), ld = count * LANES;
-      s.made.resize(rows * ld);
-      product(x, ins, rows, weight + first * ins * LANES, count, ins, s.made.data(), ld);
-      const int64_t outs = std::min(ld, F - first * LANES);
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t o = 0; o < outs; ++o) {
-          const int64_t at = first * LANES + o;
-          residual_[r * F + at] += s.made[r * ld + o] + (bias ? bias[at] : T(0));
-        }
-    });
+    m_.linear(attended_.data(), wide, wide, rows, w.output, w.output_bias, hidden, F, true);
+    m_.feed_forward(hidden, rows, F, w.mlp_norm, w.gate_up, w.down, s_.inner);
   }
 
   // Logits [logit_rows, vocab] and the best token of each row.
   void head(const StepArguments &a) {
-    const int64_t F = s_.hidden, V = s_.vocab, rows = a.logit_rows, all = padded(V) / LANES, step = portion(all, 4);
+    const int64_t F = s_.hidden, V = s_.vocab, rows = a.logit_rows;
     const auto *from = reinterpret_cast<const int64_t *>(a.logit_row);
     const T *x = reinterpret_cast<const T *>(a.hidden);
     if (from) {
@@ -190,29 +123,9 @@ private:
       x = chosen_.data();
     }
     T *logits = reinterpret_cast<T *>(a.logits);
+    m_.linear(x, F, F, rows, lm_head_, nullptr, logits, V, false);
     auto *best = reinterpret_cast<int64_t *>(a.best);
-    const int64_t chunks = (all + step - 1) / step;
-    tops_.resize(chunks * rows);
-    pool_->run(chunks, [&](int64_t chunk, int64_t thread) {
-      Scratch<T> &s = scratch_[thread];
-      const int64_t first = chunk * step, count = std::min(step, all - first), ld = count * LANES;
-      s.made.resize(rows * ld);
-      product(x, F, rows, lm_head_ + first * F * LANES, count, F, s.made.data(), ld);
-      const int64_t outs = std::min(ld, V - first * LANES);
-      for (int64_t r = 0; r < rows; ++r) {
-        const T *made = &s.made[r * ld];
-        std::memcpy(logits + r * V + first * LANES, made, outs * sizeof(T));
-        tops_[chunk * rows + r] = first * LANES + first_of_largest(made, outs);
-      }
-    });
-    for (int64_t r = 0; r < rows; ++r) {
-      int64_t top = tops_[r];
-      for (int64_t chunk = 1; chunk < chunks; ++chunk) {
-        const int64_t other = tops_[chunk * rows + r];
-        if (logits[r * V + other] > logits[r * V + top]) top = other;
-      }
-      best[r] = top;
-    }
+    m_.items(rows, [&](int64_t r, Scratch<T> &) { best[r] = first_of_largest(logits + r * V, V); });
   }
 
   static int64_t first_of_largest(const T *x, int64_t count) {
@@ -233,20 +146,17 @@ private:
     int64_t group, head, first, rows;
   };
 
-  Pool *pool_;
+  Machine<T> m_;
   Sizes s_;
   T eps_;
   std::vector<LayerWeights<T>> layers_;
   const T *embedding_, *norm_, *lm_head_, *rotations_;
-  std::vector<Scratch<T>> scratch_;
-  std::vector<T> residual_, queries_, attended_, inner_, chosen_;
+  std::vector<T> residual_, queries_, attended_, chosen_;
   std::vector<Row> rows_;
   std::vector<Unit> units_;
-  std::vector<int64_t> tops_;
   const Group *groups_ = nullptr;
   const int32_t *parents_ = nullptr;
   const int64_t *table_ = nullptr;
-  int64_t phase_ = 0;
 };
 
 } // namespace od

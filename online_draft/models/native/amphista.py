@@ -1,0 +1,113 @@
+"""Amphista's draft call as compiled code.
+
+Shapes: S sequences, K heads, V vocabulary, F hidden size, O outputs, I inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from online_draft.models.amphista import Amphista
+from online_draft.models.amphista_serving import AmphistaServing
+from online_draft.models.layers import AttentionLayer
+from online_draft.models.native.pack import NAMES, Weights, pack, pack_heads, pack_pairs
+from online_draft.models.native.pool import Pool, own
+from online_draft.models.ring import FeatureRing
+
+
+class NativeAmphista:
+    """The heads of one drafter in the kernels' layout, as they were when this was made, on one serving state.
+
+    A swap makes a new one: packed weights are never changed in place.
+    """
+
+    def __init__(
+        self, library: ctypes.CDLL, drafter: Amphista, state: AmphistaServing, lm_head: Tensor, pool: Pool
+    ) -> None:
+        c = self.config = drafter.config
+        name = NAMES[drafter.place_KF.dtype]
+        self._state = state
+        self._pool = pool
+        weights = Weights()
+
+        def layer(source: AttentionLayer) -> None:
+            weights.copy(source.attention_norm.weight)
+            weights.give(pack_heads(library, source.qkv.weight, c.hidden_size // c.attention_heads))
+            weights.give(pack(library, source.out.weight))
+            weights.copy(source.mlp_norm.weight)
+            weights.give(pack_pairs(library, source.gate_up.weight), pack(library, source.down.weight))
+
+        for stage in (*drafter.stage_layers, *drafter.block_layers):
+            layer(stage)
+        weights.give(pack(library, drafter.join.weight) if c.stages else None)
+        weights.give(drafter.shared.embedding_VF.detach())
+        weights.give(drafter.rope.table(drafter.place_KF.device, drafter.place_KF.dtype))
+        residual_KOI = drafter.residual_KFF.detach().transpose(1, 2)
+        weights.give(torch.cat([pack(library, residual_OI) for residual_OI in residual_KOI]))
+        weights.copy(drafter.place_KF, drafter.norm.weight)
+        weights.give(lm_head)
+        self._weights = weights
+        self._memory = np.array([kv.data_ptr() for kv in state.kv] or [0], dtype=np.int64)
+        sizes = np.array(
+            [
+                c.hidden_size,
+                c.attention_heads,
+                c.intermediate_size,
+                c.num_heads,
+                c.vocab_size,
+                c.stages,
+                c.block_layers,
+                c.features,
+                c.stage_window,
+                state.capacity,
+            ],
+            dtype=np.int64,
+        )
+        self._sizes = sizes
+        sources = np.array(c.sources, dtype=np.int64)
+        make = getattr(library, f"od_amphista_new_{name}")
+        self._handle = make(
+            pool.handle, sizes.ctypes.data, weights.pointers().ctypes.data, sources.ctypes.data, c.norm_eps
+        )
+        own(self, getattr(library, f"od_amphista_free_{name}"), self._handle)
+        self._draft = getattr(library, f"od_amphista_draft_{name}")
+        self._arguments = np.zeros(10, dtype=np.int64)
+        self._address = self._arguments.ctypes.data
+
+    def logits(self, ring: FeatureRing, slots: Sequence[int]) -> Tensor:
+        """Logits [S, K, V] of all heads at the newest row of each slot, without the Markov term.
+
+        Brings the state up to date with the ring first.
+        """
+        state = self._state
+        _, stale = state.split(ring, slots)
+        if stale:
+            state.rebuild(ring, stale)
+        count = len(slots)
+        ends = [ring.end[slot] for slot in slots]
+        firsts = [min(state.end[slot], end - 1) for slot, end in zip(slots, ends, strict=True)]
+        index_3S = np.array([slots, firsts, ends], dtype=np.int64)
+        logits_SKV = torch.empty(
+            count, self.config.num_heads, self.config.vocab_size, dtype=ring.hidden_RF.dtype
+        )
+        base, stride = index_3S.ctypes.data, 8 * count
+        self._arguments[:] = (
+            count,
+            base,
+            base + stride,
+            base + 2 * stride,
+            state.position_SL.ctypes.data,
+            ring.hidden_RF.data_ptr(),
+            ring.next_tokens_R.data_ptr(),
+            self._memory.ctypes.data,
+            logits_SKV.data_ptr(),
+            ring.window,
+        )
+        self._draft(self._handle, self._address)
+        state.note(ring, slots)
+        return logits_SKV

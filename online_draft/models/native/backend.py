@@ -1,0 +1,119 @@
+"""All compiled parts of one engine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from online_draft.models.amphista import Amphista
+from online_draft.models.amphista_serving import AmphistaServing
+from online_draft.models.drafter import Drafter, DraftState
+from online_draft.models.kv import KVCache
+from online_draft.models.native.amphista import NativeAmphista
+from online_draft.models.native.commit import NativeCommit
+from online_draft.models.native.pack import NAMES
+from online_draft.models.native.pool import Pool
+from online_draft.models.native.target import FlatBatch, NativeTarget
+from online_draft.models.native.trees import NativeTrees, TreeArrays
+from online_draft.models.ring import FeatureRing
+from online_draft.models.target import Target
+
+_PROBE_ROWS = 8
+_PROBE_REPEATS = 15
+_WORTH_A_THREAD = 0.95
+
+
+def supports(target: Target) -> bool:
+    """Whether compiled code can run this target: on the CPU, in float32 or float64."""
+    return target.device.type == "cpu" and target.dtype in NAMES
+
+
+class NativeBackend:
+    """A target's weights packed, threads to run on, and what else a step needs.
+
+    Packed weights are a second copy, and those of the moment: after a change of the target in place, make a
+    new backend. `threads` None: as many as a probe finds worth it.
+    """
+
+    def __init__(self, library: ctypes.CDLL, target: Target, threads: int | None = None) -> None:
+        self._library = library
+        self.pool = Pool(library, threads or 1)
+        self.target = NativeTarget(library, target, self.pool)
+        if threads is None:
+            count = probe_threads(library, target, self.target)
+            if count > 1:
+                self.pool = Pool(library, count)
+                self.target = self.target.on(self.pool)
+        self.commit = NativeCommit(library, target.dtype)
+
+    def drafting(self, drafter: Drafter, state: DraftState) -> NativeDrafting:
+        """A drafter's part of the step; weights are those of the moment."""
+        return NativeDrafting(self._library, drafter, state, self)
+
+
+class NativeDrafting:
+    """From the feature ring to trees: Amphista's heads compiled, other drafters' in torch, trees compiled."""
+
+    def __init__(
+        self, library: ctypes.CDLL, drafter: Drafter, state: DraftState, backend: NativeBackend
+    ) -> None:
+        self._drafter = drafter
+        self._state = state
+        self._heads: NativeAmphista | None = None
+        if isinstance(drafter, Amphista) and isinstance(state, AmphistaServing):
+            self._heads = NativeAmphista(library, drafter, state, backend.target.lm_head, backend.pool)
+        self._dtype = backend.target.dtype
+        self._trees = NativeTrees(library, self._dtype, backend.pool, drafter.markov)
+
+    def trees(
+        self, ring: FeatureRing, slots: Sequence[int], roots: Sequence[int], nodes: int, width: int
+    ) -> TreeArrays:
+        """One tree for each slot, whose newest token is its root."""
+        if self._heads is not None:
+            logits_SKV = self._heads.logits(ring, slots)
+        else:
+            logits_SKV = self._drafter.draft(self._state, ring, slots).base_logits_SKV
+            logits_SKV = logits_SKV.to(self._dtype).contiguous()
+        return self._trees.build(logits_SKV, roots, nodes, width)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@torch.inference_mode()
+def probe_threads(library: ctypes.CDLL, target: Target, packed: NativeTarget) -> int:
+    """The number of threads beyond which more gain less than 5 % a step. Takes well under a second."""
+    kv = KVCache(target.config, 2 * _PROBE_ROWS, target.dtype)
+    table = torch.arange(2 * _PROBE_ROWS).unsqueeze(0)
+    parents_N = np.arange(-1, _PROBE_ROWS - 1, dtype=np.int32)
+    batch = FlatBatch(
+        np.zeros(_PROBE_ROWS, dtype=np.int64),
+        parents_N,
+        np.array([[0, 0, _PROBE_ROWS, 1, 0]], dtype=np.int64),
+    )
+    best: tuple[int, float] | None = None
+    count, cores = 1, available_cores()
+    while count <= cores:
+        candidate = packed if count == 1 else packed.on(Pool(library, count))
+        seconds = _median_step(candidate, batch, table, kv)
+        if best is None or seconds < _WORTH_A_THREAD * best[1]:
+            best = count, seconds
+        count = cores if count < cores < 2 * count else 2 * count
+    assert best is not None
+    return best[0]
+
+
+def _median_step(target: NativeTarget, batch: FlatBatch, table: torch.Tensor, kv: KVCache) -> float:
+    times = []
+    for _ in range(_PROBE_REPEATS):
+        begin = time.perf_counter()
+        target.step(batch, table, kv)
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[len(times) // 2]

@@ -1,0 +1,163 @@
+// Amphista's draft call: new rows through the adaptation stages, then all heads of the newest row.
+#pragma once
+#include "machine.h"
+
+namespace od {
+
+struct AmphistaSizes {
+  int64_t hidden, heads, inner, drafts, vocab, stages, block, features, window, capacity;
+};
+
+// slots[S]; position[slots, capacity] of each entry of a stage's memory; first and end [S]: positions to take in.
+struct DraftArguments {
+  int64_t sequences, slots, first, end, position, hidden, tokens, memory, logits, ring;
+};
+
+template <class T> class Amphista {
+public:
+  // weights: 6 pointers a layer (attention norm, qkv, out, norm, gate_up, down), stages then block; then join,
+  // embedding, rotations, residuals, places, final norm, LM head; then the source of each head.
+  Amphista(Pool *pool, const AmphistaSizes &sizes, const T *const *w, const int64_t *sources, double eps)
+      : m_(pool, Norm::layer, T(eps)), s_(sizes), eps_(T(eps)), sources_(sources, sources + sizes.drafts) {
+    for (int64_t i = 0; i < s_.stages + s_.block; ++i, w += 6) layers_.push_back({w[0], w[1], w[2], w[3], w[4], w[5]});
+    join_ = w[0], embedding_ = w[1], rotations_ = w[2], residuals_ = w[3], places_ = w[4], norm_ = w[5], lm_head_ = w[6];
+  }
+
+  void draft(const DraftArguments &a) {
+    const int64_t S = a.sequences, F = s_.hidden, K = s_.drafts;
+    take(a);
+    const int64_t rows = int64_t(rows_.size());
+    features_.resize(S * s_.features * F);
+    keep(0, x_.data());
+    const auto *memory = reinterpret_cast<T *const *>(a.memory);
+    for (int64_t i = 0; i < s_.stages; ++i) {
+      if (i == s_.stages - 1) join(a, rows);
+      attend(layers_[i], x_.data(), rows, memory[i], true);
+      m_.feed_forward(x_.data(), rows, F, layers_[i].norm, layers_[i].gate_up, layers_[i].down, s_.inner);
+      keep(i + 1, x_.data());
+    }
+    drafts_.resize(S * K * F);
+    m_.items(K, [&](int64_t k, Scratch<T> &s) {
+      const int64_t panels = padded(F) / LANES;
+      const T *source = &features_[sources_[k] * F];
+      s.made.resize(S * panels * LANES);
+      product(source, s_.features * F, S, residuals_ + k * panels * LANES * F, panels, F, s.made.data(), panels * LANES);
+      for (int64_t i = 0; i < S; ++i)
+        for (int64_t f = 0; f < F; ++f) {
+          const T made = s.made[i * panels * LANES + f];
+          drafts_[(i * K + k) * F + f] =
+              source[i * s_.features * F + f] + places_[k * F + f] + made / (1 + std::exp(-made));
+        }
+    });
+    for (int64_t i = s_.stages; i < s_.stages + s_.block; ++i) {
+      block_memory_.resize(S * K * 2 * F);
+      attend(layers_[i], drafts_.data(), S * K, block_memory_.data(), false);
+      m_.feed_forward(drafts_.data(), S * K, F, layers_[i].norm, layers_[i].gate_up, layers_[i].down, s_.inner);
+    }
+    normed_.resize(S * K * F);
+    rms_norm(drafts_.data(), S * K, F, norm_, eps_, normed_.data(), F);
+    m_.linear(normed_.data(), F, F, S * K, lm_head_, nullptr, reinterpret_cast<T *>(a.logits), s_.vocab, false);
+  }
+
+private:
+  struct Layer {
+    const T *attention_norm, *qkv, *out, *norm, *gate_up, *down;
+  };
+  struct Row {
+    int64_t sequence, position, place, token; // place: entry of the memory that this row fills
+    int64_t context, length;                  // entries that it sees: contexts_[context ...]
+  };
+
+  // The rows to take in, oldest first; without a new one the newest is taken in again.
+  void take(const DraftArguments &a) {
+    const auto *slots = reinterpret_cast<const int64_t *>(a.slots), *first = reinterpret_cast<const int64_t *>(a.first);
+    const auto *end = reinterpret_cast<const int64_t *>(a.end);
+    auto *position = reinterpret_cast<int64_t *>(a.position);
+    const T *hidden = reinterpret_cast<const T *>(a.hidden);
+    const auto *tokens = reinterpret_cast<const int64_t *>(a.tokens);
+    rows_.clear(), contexts_.clear(), newest_.clear();
+    for (int64_t i = 0; i < a.sequences; ++i) {
+      const int64_t base = slots[i] * s_.capacity;
+      for (int64_t at = first[i]; at < end[i]; ++at) position[base + at % s_.capacity] = at;
+      for (int64_t at = first[i]; at < end[i]; ++at) {
+        int64_t low = std::max<int64_t>(0, at - s_.window + 1);
+        while (position[base + low % s_.capacity] != low) ++low;
+        rows_.push_back({i, at, base + at % s_.capacity, slots[i] * a.ring + at % a.ring, int64_t(contexts_.size()),
+                         at - low + 1});
+        for (; low <= at; ++low) contexts_.push_back(base + low % s_.capacity);
+      }
+      newest_.push_back(int64_t(rows_.size()) - 1);
+    }
+    x_.resize(rows_.size() * s_.hidden);
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      std::memcpy(&x_[r * s_.hidden], hidden + rows_[r].token * s_.hidden, s_.hidden * sizeof(T));
+      rows_[r].token = tokens[rows_[r].token];
+    }
+  }
+
+  // The newest rows of stage `i`'s output, if heads use it. Features count from the last stage.
+  void keep(int64_t i, const T *x) {
+    const int64_t feature = s_.stages - i, F = s_.hidden;
+    if (feature < s_.features)
+      for (size_t n = 0; n < newest_.size(); ++n)
+        std::memcpy(&features_[(n * s_.features + feature) * F], x + newest_[n] * F, F * sizeof(T));
+  }
+
+  void join(const DraftArguments &, int64_t rows) {
+    const int64_t F = s_.hidden;
+    joined_.resize(rows * 2 * F);
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memcpy(&joined_[r * 2 * F], &x_[r * F], F * sizeof(T));
+      rms_norm<T>(embedding_ + rows_[r].token * F, 1, F, nullptr, eps_, &joined_[r * 2 * F + F], F);
+    }
+    m_.linear(joined_.data(), 2 * F, 2 * F, rows, join_, nullptr, x_.data(), F, false);
+  }
+
+  // Stages see their memory through the window; the block's rows see all drafts of their sequence.
+  void attend(const Layer &w, T *x, int64_t rows, T *memory, bool stage) {
+    const int64_t F = s_.hidden, H = s_.heads, E = F / H, K = s_.drafts, panels = padded(E) / LANES, stride = 2 * F;
+    queries_.resize(rows * F), attended_.resize(rows * F);
+    m_.items(3 * H, [&](int64_t head, Scratch<T> &s) {
+      const T *normal = m_.normed(s, x, rows, F, w.attention_norm);
+      s.made.resize(rows * padded(E));
+      product(normal, F, rows, w.qkv + head * panels * LANES * F, panels, F, s.made.data(), padded(E));
+      for (int64_t r = 0; r < rows; ++r) {
+        const T *made = &s.made[r * padded(E)];
+        T *to = head < H ? &queries_[r * F + head * E] : memory + (stage ? rows_[r].place : r) * stride + (head - H) * E;
+        if (stage && head < 2 * H)
+          rotate(made, rotations_ + rows_[r].position * 2 * E, E, to);
+        else
+          std::memcpy(to, made, E * sizeof(T));
+      }
+    });
+    if (!stage) {
+      identity_.resize(rows);
+      for (int64_t r = 0; r < rows; ++r) identity_[r] = r;
+    }
+    const int64_t groups = stage ? rows : rows / K;
+    m_.items(groups * H, [&](int64_t unit, Scratch<T> &s) {
+      const int64_t group = unit / H, head = unit % H;
+      const int64_t *slots = stage ? &contexts_[rows_[group].context] : &identity_[group * K];
+      const Group g{0, stage ? rows_[group].length : K, stage ? 1 : K, FULL, stage ? group : group * K};
+      const Context<T> context{memory + head * E, memory + (H + head) * E, stride, E, slots};
+      const int64_t from = g.first_row * F + head * E;
+      for (int64_t first = 0; first < g.rows; first += Attention<T>::QUERIES) {
+        const int64_t count = std::min(Attention<T>::QUERIES, g.rows - first);
+        s.attention.run(context, g, nullptr, first, count, 1, &queries_[from + first * F], F, &attended_[from + first * F], F);
+      }
+    });
+    m_.linear(attended_.data(), F, F, rows, w.out, nullptr, x, F, true);
+  }
+
+  Machine<T> m_;
+  AmphistaSizes s_;
+  T eps_;
+  std::vector<int64_t> sources_;
+  std::vector<Layer> layers_;
+  const T *join_, *embedding_, *rotations_, *residuals_, *places_, *norm_, *lm_head_;
+  std::vector<Row> rows_;
+  std::vector<int64_t> contexts_, newest_, identity_;
+  std::vector<T> x_, joined_, features_, queries_, attended_, drafts_, block_memory_, normed_;
+};
+
+} // namespace od

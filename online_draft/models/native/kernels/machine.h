@@ -1,0 +1,120 @@
+// What a stack of layers is made of: threads with scratch, and the loops that split a product between them.
+#pragma once
+#include "attention.h"
+#include "pool.h"
+
+namespace od {
+
+// y = (x - mean) / sqrt(variance + eps) * weight, per row.
+template <class T> void layer_norm(const T *x, int64_t rows, int64_t size, const T *weight, T eps, T *y) {
+  for (int64_t r = 0; r < rows; ++r, x += size, y += size) {
+    T mean = 0, squares = 0;
+    for (int64_t i = 0; i < size; ++i) mean += x[i];
+    mean /= size;
+    for (int64_t i = 0; i < size; ++i) squares += (x[i] - mean) * (x[i] - mean);
+    const T factor = 1 / std::sqrt(squares / size + eps);
+    for (int64_t i = 0; i < size; ++i) y[i] = (x[i] - mean) * factor * weight[i];
+  }
+}
+
+template <class T> struct Scratch {
+  std::vector<T> normed, made;
+  int64_t normed_in = -1;
+  Attention<T> attention;
+};
+
+enum class Norm { rms, layer };
+
+template <class T> class Machine {
+public:
+  Machine(Pool *pool, Norm norm, T eps) : pool_(pool), kind_(norm), eps_(eps), scratch_(pool->threads()) {}
+
+  // f(first, count, scratch) for all `panels`, several chunks a thread, at least `least` panels each.
+  template <class F> void panels(int64_t panels, int64_t least, const F &f) {
+    ++loop_;
+    const int64_t chunks = pool_->threads() * 3;
+    const int64_t step = std::max({least, (panels + chunks - 1) / chunks, panels / 60000 + 1});
+    pool_->run((panels + step - 1) / step, [&](int64_t chunk, int64_t thread) {
+      f(chunk * step, std::min(step, panels - chunk * step), scratch_[thread]);
+    });
+  }
+  // f(item, scratch) for all items.
+  template <class F> void items(int64_t count, const F &f) {
+    ++loop_;
+    pool_->run(count, [&](int64_t item, int64_t thread) { f(item, scratch_[thread]); });
+  }
+
+  // The normalised rows, made once a loop by every thread: cheaper than another loop.
+  const T *normed(Scratch<T> &s, const T *x, int64_t rows, int64_t size, const T *weight) {
+    if (s.normed_in != loop_) {
+      s.normed.resize(rows * size);
+      if (kind_ == Norm::rms)
+        rms_norm(x, rows, size, weight, eps_, s.normed.data(), size);
+      else
+        layer_norm(x, rows, size, weight, eps_, s.normed.data());
+      s.normed_in = loop_;
+    }
+    return s.normed.data();
+  }
+
+  // y[rows, outs] = or += x[rows, ins] times weight, plus bias
+  void linear(const T *x, int64_t ldx, int64_t ins, int64_t rows, const T *weight, const T *bias, T *y, int64_t outs,
+              bool add) {
+    panels(padded(outs) / LANES, 1, [&](int64_t first, int64_t count, Scratch<T> &s) {
+      const int64_t ld = count * LANES, here = std::min(ld, outs - first * LANES);
+      s.made.resize(rows * ld);
+      product(x, ldx, rows, weight + first * ins * LANES, count, ins, s.made.data(), ld);
+      for (int64_t r = 0; r < rows; ++r) {
+        T *to = y + r * outs + first * LANES;
+        const T *made = &s.made[r * ld];
+        for (int64_t o = 0; o < here; ++o) {
+          const T value = made[o] + (bias ? bias[first * LANES + o] : T(0));
+          to[o] = add ? to[o] + value : value;
+        }
+      }
+    });
+  }
+
+  // hidden += down(silu(gate(norm(hidden))) * up(norm(hidden)))
+  void feed_forward(T *hidden, int64_t rows, int64_t size, const T *norm, const T *gate_up, const T *down, int64_t inner) {
+    inner_.resize(rows * inner);
+    panels(padded(inner) / LANES, 1, [&](int64_t first, int64_t count, Scratch<T> &s) {
+      const T *x = normed(s, hidden, rows, size, norm);
+      const int64_t ld = 2 * count * LANES;
+      s.made.resize(rows * ld);
+      product(x, size, rows, gate_up + first * 2 * LANES * size, 2 * count, size, s.made.data(), ld);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t p = 0; p < count; ++p) {
+          const T *pair = &s.made[r * ld + 2 * p * LANES];
+          const Vec<T> made = silu<T>(load(pair)) * load(pair + LANES);
+          const int64_t at = (first + p) * LANES;
+          T *to = &inner_[r * inner + at];
+          if (at + LANES <= inner)
+            store(to, made);
+          else
+            for (int64_t i = 0; at + i < inner; ++i) to[i] = made[i];
+        }
+    });
+    linear(inner_.data(), inner, inner, rows, down, nullptr, hidden, size, true);
+  }
+
+private:
+  Pool *pool_;
+  Norm kind_;
+  T eps_;
+  std::vector<Scratch<T>> scratch_;
+  std::vector<T> inner_;
+  int64_t loop_ = 0;
+};
+
+// Turns a head by its position. `rotation` is cosines, then signed sines.
+template <class T> inline void rotate(const T *x, const T *rotation, int64_t size, T *y) {
+  const T *cos = rotation, *sin = rotation + size;
+  for (int64_t d = 0, e = size / 2; e < size; ++d, ++e) {
+    const T low = x[d] * cos[d] + x[e] * sin[d];
+    y[e] = x[e] * cos[e] + x[d] * sin[e];
+    y[d] = low;
+  }
+}
+
+} // namespace od
