@@ -161,6 +161,7 @@ def _declare(library: ctypes.CDLL) -> None:
             "trees_free": ((pointer,), None),
             "trees_build": ((pointer, pointer), None),
             "commit": ((pointer,), None),
+            "sample": ((pointer, number, ctypes.c_double, number), number),
         }
         for function, (arguments, result) in signatures.items():
             entry = getattr(library, f"od_{function}_{name}")

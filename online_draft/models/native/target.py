@@ -75,6 +75,10 @@ class NativeTarget:
         other._start(pool)
         return other
 
+    def sample(self, logits_V: Tensor, temperature: float, key: int) -> int:
+        """The first best token of logits / temperature + noise (`decoding/noise.py`), for one contiguous row."""
+        return int(self._sample(logits_V.data_ptr(), self.config.vocab_size, temperature, key))
+
     def _start(self, pool: Pool) -> None:
         library, name = self._library, NAMES[self.dtype]
         self._pool = pool
@@ -85,6 +89,7 @@ class NativeTarget:
         )
         own(self, getattr(library, f"od_target_free_{name}"), self._handle)
         self._step = getattr(library, f"od_target_step_{name}")
+        self._sample = getattr(library, f"od_sample_{name}")
         self._arguments = np.zeros(14, dtype=np.int64)
         self._address = self._arguments.ctypes.data
 

@@ -1,6 +1,7 @@
 // The C interface. Handles are opaque; every array belongs to the caller and outlives the handle.
 #include "amphista.h"
 #include "commit.h"
+#include "sample.h"
 #include "target.h"
 #include "tree.h"
 
@@ -33,6 +34,9 @@ EXPORT void od_pool_free(void *pool) { delete static_cast<Pool *>(pool); }
   EXPORT void od_trees_free_##NAME(void *trees) { delete static_cast<Trees<T> *>(trees); }                             \
   EXPORT void od_trees_build_##NAME(void *trees, const int64_t *arguments) {                                           \
     static_cast<Trees<T> *>(trees)->build(*reinterpret_cast<const TreeArguments *>(arguments));                        \
+  }                                                                                                                    \
+  EXPORT int64_t od_sample_##NAME(const T *logits, int64_t vocab, double temperature, int64_t key) {                   \
+    return sample<T>(logits, vocab, T(temperature), uint64_t(key));                                                    \
   }                                                                                                                    \
   EXPORT void od_commit_##NAME(const int64_t *arguments) {                                                             \
     commit<T>(*reinterpret_cast<const CommitArguments *>(arguments));                                                  \

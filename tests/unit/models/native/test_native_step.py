@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from online_draft.decoding.noise import gumbel, noise_key
 from online_draft.models.amphista import Amphista, AmphistaConfig
 from online_draft.models.config import Architecture, TargetConfig
 from online_draft.models.kv import KVCache
@@ -215,3 +216,16 @@ def test_packing_pads_with_zeros(library: ctypes.CDLL) -> None:
     assert torch.equal(panels[0], weight[:16].t())
     assert torch.equal(panels[1, :, :2], weight[16:].t())
     assert not panels[1, :, 2:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sampling_equals_torch(library: ctypes.CDLL, dtype: torch.dtype) -> None:
+    target = odd_target("llama", dtype)
+    native = NativeTarget(library, target, Pool(library, 1))
+    generator, tokens_V = torch.Generator().manual_seed(0), torch.arange(250)
+    for index in range(500):
+        temperature = (0.3, 0.7, 1.0, 1.5, 40.0)[index % 5]
+        logits_V = 6 * torch.randn(250, generator=generator, dtype=dtype)
+        key = noise_key(index, 0, 0, 3 * index)
+        expected = (logits_V / temperature + gumbel([key], tokens_V)[0].to(dtype)).argmax()
+        assert native.sample(logits_V, temperature, key) == int(expected)
