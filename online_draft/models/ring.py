@@ -77,6 +77,10 @@ class FeatureRing:
         self.hidden_RF.index_copy_(0, index_N, hidden_NF)
         self.next_tokens_R.index_copy_(0, index_N, next_tokens_N)
 
+    def skip(self, slot: int, rows: int) -> None:
+        """Rows that are too old to keep came by; the next one's position moves on. At least `window` must follow."""
+        self.end[slot] += rows
+
     def claim(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:
         """Flat indices of the next `counts[s]` rows of `slots[s]`, which the caller fills; moves the ends."""
         index: list[int] = []

@@ -6,7 +6,7 @@ Shapes: S sequences, K heads, V vocabulary, F hidden size, O outputs, I inputs.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ class NativeAmphista:
         )
         own(self, getattr(library, f"od_amphista_free_{name}"), self._handle)
         self._draft = getattr(library, f"od_amphista_draft_{name}")
+        self._rebuild = getattr(library, f"od_amphista_rebuild_{name}")
         self._arguments = np.zeros(10, dtype=np.int64)
         self._address = self._arguments.ctypes.data
 
@@ -86,28 +87,43 @@ class NativeAmphista:
         """
         state = self._state
         _, stale = state.split(ring, slots)
-        if stale:
-            state.rebuild(ring, stale)
-        count = len(slots)
+        for slot in stale:
+            end, available = ring.end[slot], ring.available(slot)
+            if not available:
+                raise ValueError("a slot without rows can't be drafted")
+            self._call(self._rebuild, ring, [slot], [end - min(self.config.window, available)], [end], None)
+            state.end[slot] = end
         ends = [ring.end[slot] for slot in slots]
         firsts = [min(state.end[slot], end - 1) for slot, end in zip(slots, ends, strict=True)]
-        index_3S = np.array([slots, firsts, ends], dtype=np.int64)
         logits_SKV = torch.empty(
-            count, self.config.num_heads, self.config.vocab_size, dtype=ring.hidden_RF.dtype
+            len(slots), self.config.num_heads, self.config.vocab_size, dtype=ring.hidden_RF.dtype
         )
+        self._call(self._draft, ring, slots, firsts, ends, logits_SKV)
+        state.note(ring, slots)
+        return logits_SKV
+
+    def _call(
+        self,
+        function: Callable[[int, int], None],
+        ring: FeatureRing,
+        slots: Sequence[int],
+        firsts: list[int],
+        ends: list[int],
+        logits_SKV: Tensor | None,
+    ) -> None:
+        count = len(slots)
+        index_3S = np.array([slots, firsts, ends], dtype=np.int64)
         base, stride = index_3S.ctypes.data, 8 * count
         self._arguments[:] = (
             count,
             base,
             base + stride,
             base + 2 * stride,
-            state.position_SL.ctypes.data,
+            self._state.position_SL.ctypes.data,
             ring.hidden_RF.data_ptr(),
             ring.next_tokens_R.data_ptr(),
             self._memory.ctypes.data,
-            logits_SKV.data_ptr(),
+            0 if logits_SKV is None else logits_SKV.data_ptr(),
             ring.window,
         )
-        self._draft(self._handle, self._address)
-        state.note(ring, slots)
-        return logits_SKV
+        function(self._handle, self._address)

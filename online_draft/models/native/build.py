@@ -157,6 +157,7 @@ def _declare(library: ctypes.CDLL) -> None:
             "amphista_new": ((pointer, pointer, pointer, pointer, ctypes.c_double), pointer),
             "amphista_free": ((pointer,), None),
             "amphista_draft": ((pointer, pointer), None),
+            "amphista_rebuild": ((pointer, pointer), None),
             "trees_new": ((pointer,), pointer),
             "trees_free": ((pointer,), None),
             "trees_build": ((pointer, pointer), None),

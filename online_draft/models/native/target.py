@@ -61,6 +61,7 @@ class NativeTarget:
                 c.head_dim,
                 c.intermediate_size,
                 c.vocab_size,
+                c.max_position_embeddings,
             ],
             dtype=np.int64,
         )

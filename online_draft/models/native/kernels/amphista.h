@@ -1,5 +1,6 @@
 // Amphista's draft call: new rows through the adaptation stages, then all heads of the newest row.
 #pragma once
+#include <numeric>
 #include "machine.h"
 
 namespace od {
@@ -31,9 +32,12 @@ public:
     keep(0, x_.data());
     const auto *memory = reinterpret_cast<T *const *>(a.memory);
     for (int64_t i = 0; i < s_.stages; ++i) {
-      if (i == s_.stages - 1) join(a, rows);
-      attend(layers_[i], x_.data(), rows, memory[i], true);
-      m_.feed_forward(x_.data(), rows, F, layers_[i].norm, layers_[i].gate_up, layers_[i].down, s_.inner);
+      if (i == s_.stages - 1) join(rows);
+      // From the last stage only the newest rows go on.
+      const bool last = i == s_.stages - 1;
+      if (!last) everything(rows);
+      run(layers_[i], x_, rows, memory[i], true, last ? newest_ : wanted_);
+      if (last) std::iota(newest_.begin(), newest_.end(), 0);
       keep(i + 1, x_.data());
     }
     drafts_.resize(S * K * F);
@@ -51,15 +55,54 @@ public:
     });
     for (int64_t i = s_.stages; i < s_.stages + s_.block; ++i) {
       block_memory_.resize(S * K * 2 * F);
-      attend(layers_[i], drafts_.data(), S * K, block_memory_.data(), false);
-      m_.feed_forward(drafts_.data(), S * K, F, layers_[i].norm, layers_[i].gate_up, layers_[i].down, s_.inner);
+      everything(S * K);
+      run(layers_[i], drafts_, S * K, block_memory_.data(), false, wanted_);
     }
     normed_.resize(S * K * F);
     rms_norm(drafts_.data(), S * K, F, norm_, eps_, normed_.data(), F);
     m_.linear(normed_.data(), F, F, S * K, lm_head_, nullptr, reinterpret_cast<T *>(a.logits), s_.vocab, false);
   }
 
+  // Makes a slot's memory anew from the rows first ... end - 1: the same as having followed all along. Each stage
+  // computes only what a later one or the next draft will look at.
+  void rebuild(const DraftArguments &a) {
+    const int64_t slot = *reinterpret_cast<const int64_t *>(a.slots), begin = *reinterpret_cast<const int64_t *>(a.first);
+    const int64_t end = *reinterpret_cast<const int64_t *>(a.end), F = s_.hidden;
+    auto *position = reinterpret_cast<int64_t *>(a.position) + slot * s_.capacity;
+    const auto *memory = reinterpret_cast<T *const *>(a.memory);
+    int64_t first = begin;
+    load_rows(a, slot, first, end);
+    for (int64_t i = 0; i < s_.stages; ++i) {
+      const int64_t later = s_.stages - 1 - i, out = later ? std::max(begin, end - s_.window * later) : end - 1;
+      const int64_t needed = std::max(begin, out - s_.window + 1);
+      x_.erase(x_.begin(), x_.begin() + (needed - first) * F);
+      rows_.erase(rows_.begin(), rows_.begin() + (needed - first));
+      first = needed;
+      const int64_t rows = end - first;
+      contexts_.clear(), wanted_.clear();
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t low = std::max<int64_t>(0, r - s_.window + 1);
+        rows_[r].place = r, rows_[r].context = int64_t(contexts_.size()), rows_[r].length = r - low + 1;
+        for (int64_t e = low; e <= r; ++e) contexts_.push_back(e);
+        if (first + r >= out) wanted_.push_back(r);
+      }
+      if (!later) join(rows);
+      rebuilt_.resize(rows * 2 * F);
+      run(layers_[i], x_, rows, rebuilt_.data(), true, wanted_);
+      for (int64_t at = std::max(first, end - s_.capacity); at < end; ++at)
+        std::memcpy(memory[i] + (slot * s_.capacity + at % s_.capacity) * 2 * F, &rebuilt_[(at - first) * 2 * F],
+                    2 * F * sizeof(T));
+      rows_.erase(rows_.begin(), rows_.begin() + (out - first));
+      first = out;
+    }
+    std::fill_n(position, s_.capacity, NEVER);
+    for (int64_t at = std::max({begin, end - s_.capacity, end - s_.window}); at < end; ++at)
+      position[at % s_.capacity] = at;
+  }
+
 private:
+  static constexpr int64_t NEVER = -(int64_t(1) << 40);
+
   struct Layer {
     const T *attention_norm, *qkv, *out, *norm, *gate_up, *down;
   };
@@ -73,8 +116,6 @@ private:
     const auto *slots = reinterpret_cast<const int64_t *>(a.slots), *first = reinterpret_cast<const int64_t *>(a.first);
     const auto *end = reinterpret_cast<const int64_t *>(a.end);
     auto *position = reinterpret_cast<int64_t *>(a.position);
-    const T *hidden = reinterpret_cast<const T *>(a.hidden);
-    const auto *tokens = reinterpret_cast<const int64_t *>(a.tokens);
     rows_.clear(), contexts_.clear(), newest_.clear();
     for (int64_t i = 0; i < a.sequences; ++i) {
       const int64_t base = slots[i] * s_.capacity;
@@ -88,11 +129,29 @@ private:
       }
       newest_.push_back(int64_t(rows_.size()) - 1);
     }
+    fetch(a);
+  }
+
+  void load_rows(const DraftArguments &a, int64_t slot, int64_t first, int64_t end) {
+    rows_.clear();
+    for (int64_t at = first; at < end; ++at) rows_.push_back({0, at, 0, slot * a.ring + at % a.ring, 0, 0});
+    fetch(a);
+  }
+
+  // Hidden states and tokens of all rows from the feature ring.
+  void fetch(const DraftArguments &a) {
+    const T *hidden = reinterpret_cast<const T *>(a.hidden);
+    const auto *tokens = reinterpret_cast<const int64_t *>(a.tokens);
     x_.resize(rows_.size() * s_.hidden);
     for (size_t r = 0; r < rows_.size(); ++r) {
       std::memcpy(&x_[r * s_.hidden], hidden + rows_[r].token * s_.hidden, s_.hidden * sizeof(T));
       rows_[r].token = tokens[rows_[r].token];
     }
+  }
+
+  void everything(int64_t rows) {
+    wanted_.resize(rows);
+    std::iota(wanted_.begin(), wanted_.end(), 0);
   }
 
   // The newest rows of stage `i`'s output, if heads use it. Features count from the last stage.
@@ -103,7 +162,7 @@ private:
         std::memcpy(&features_[(n * s_.features + feature) * F], x + newest_[n] * F, F * sizeof(T));
   }
 
-  void join(const DraftArguments &, int64_t rows) {
+  void join(int64_t rows) {
     const int64_t F = s_.hidden;
     joined_.resize(rows * 2 * F);
     for (int64_t r = 0; r < rows; ++r) {
@@ -113,8 +172,10 @@ private:
     m_.linear(joined_.data(), 2 * F, 2 * F, rows, join_, nullptr, x_.data(), F, false);
   }
 
-  // Stages see their memory through the window; the block's rows see all drafts of their sequence.
-  void attend(const Layer &w, T *x, int64_t rows, T *memory, bool stage) {
+  // A layer over all rows; afterwards `all` holds the wanted ones. Stages see their memory through the window, the
+  // block's rows all drafts of their sequence.
+  void run(const Layer &w, std::vector<T> &all, int64_t rows, T *memory, bool stage, const std::vector<int64_t> &wanted) {
+    T *x = all.data();
     const int64_t F = s_.hidden, H = s_.heads, E = F / H, K = s_.drafts, panels = padded(E) / LANES, stride = 2 * F;
     queries_.resize(rows * F), attended_.resize(rows * F);
     m_.items(3 * H, [&](int64_t head, Scratch<T> &s) {
@@ -134,9 +195,9 @@ private:
       identity_.resize(rows);
       for (int64_t r = 0; r < rows; ++r) identity_[r] = r;
     }
-    const int64_t groups = stage ? rows : rows / K;
+    const int64_t groups = stage ? int64_t(wanted.size()) : rows / K;
     m_.items(groups * H, [&](int64_t unit, Scratch<T> &s) {
-      const int64_t group = unit / H, head = unit % H;
+      const int64_t group = stage ? wanted[unit / H] : unit / H, head = unit % H;
       const int64_t *slots = stage ? &contexts_[rows_[group].context] : &identity_[group * K];
       const Group g{0, stage ? rows_[group].length : K, stage ? 1 : K, FULL, stage ? group : group * K};
       const Context<T> context{memory + head * E, memory + (H + head) * E, stride, E, slots};
@@ -146,7 +207,15 @@ private:
         s.attention.run(context, g, nullptr, first, count, 1, &queries_[from + first * F], F, &attended_[from + first * F], F);
       }
     });
-    m_.linear(attended_.data(), F, F, rows, w.out, nullptr, x, F, true);
+    const int64_t left = int64_t(wanted.size());
+    if (left < rows)
+      for (int64_t r = 0; r < left; ++r) {
+        std::memmove(x + r * F, x + wanted[r] * F, F * sizeof(T));
+        std::memmove(&attended_[r * F], &attended_[wanted[r] * F], F * sizeof(T));
+      }
+    all.resize(left * F);
+    m_.linear(attended_.data(), F, F, left, w.out, nullptr, x, F, true);
+    m_.feed_forward(x, left, F, w.norm, w.gate_up, w.down, s_.inner);
   }
 
   Machine<T> m_;
@@ -156,8 +225,8 @@ private:
   std::vector<Layer> layers_;
   const T *join_, *embedding_, *rotations_, *residuals_, *places_, *norm_, *lm_head_;
   std::vector<Row> rows_;
-  std::vector<int64_t> contexts_, newest_, identity_;
-  std::vector<T> x_, joined_, features_, queries_, attended_, drafts_, block_memory_, normed_;
+  std::vector<int64_t> contexts_, newest_, wanted_, identity_;
+  std::vector<T> x_, joined_, features_, queries_, attended_, drafts_, block_memory_, rebuilt_, normed_;
 };
 
 } // namespace od

@@ -30,6 +30,9 @@ EXPORT void od_pool_free(void *pool) { delete static_cast<Pool *>(pool); }
   EXPORT void od_amphista_draft_##NAME(void *drafter, const int64_t *arguments) {                                      \
     static_cast<Amphista<T> *>(drafter)->draft(*reinterpret_cast<const DraftArguments *>(arguments));                  \
   }                                                                                                                    \
+  EXPORT void od_amphista_rebuild_##NAME(void *drafter, const int64_t *arguments) {                                    \
+    static_cast<Amphista<T> *>(drafter)->rebuild(*reinterpret_cast<const DraftArguments *>(arguments));                \
+  }                                                                                                                    \
   EXPORT void *od_trees_new_##NAME(void *pool) { return new Trees<T>(static_cast<Pool *>(pool)); }                     \
   EXPORT void od_trees_free_##NAME(void *trees) { delete static_cast<Trees<T> *>(trees); }                             \
   EXPORT void od_trees_build_##NAME(void *trees, const int64_t *arguments) {                                           \

@@ -10,7 +10,7 @@ template <class T> struct LayerWeights {
 
 // Sizes in the order of this struct, as the caller fills them in.
 struct Sizes {
-  int64_t layers, hidden, heads, kv_heads, head_size, inner, vocab;
+  int64_t layers, hidden, heads, kv_heads, head_size, inner, vocab, positions;
 };
 
 // All int64 so that one flat array describes a step. Pointers as integers.
@@ -65,6 +65,7 @@ private:
           position = g.length - 1;
           for (int64_t row = r; row >= 0; row = parents_[g.first_row + row]) ++position;
         }
+        position = std::min(position, s_.positions - 1); // a node behind the context: never committed
         rows_[g.first_row + r] = {rotations_ + position * 2 * s_.head_size, slots[g.length + r]};
       }
       for (int64_t first = 0; first < g.rows; first += tile)
