@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from online_draft.errors import RequestError
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 SCHEMA_VERSION = 1
@@ -20,10 +22,15 @@ DEFAULT_SEGMENT = "default"
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off.
+    """How tokens are chosen, with vLLM's meanings. `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p`
+    0, `repetition_penalty` 1 and 0 for the other penalties are off.
+
+    Presence and frequency count output tokens, repetition prompt and output. `logit_bias` holds pairs of
+    token id and bias. Before `min_tokens` output tokens no end-of-text or stop token is chosen and no stop
+    string seen. `logprobs` asks for that many most likely tokens beside each chosen one (0: the chosen one
+    alone), `prompt_logprobs` for the same of the prompt; both are the target's own, before all of the above.
 
     `seed` fixes the output for good: neither drafter, batch, swap nor failover changes a token.
-    Validation of user input happens at the edge (`serve/api`); this is the validated form.
     """
 
     temperature: float = 1.0
@@ -34,6 +41,60 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     seed: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    def check(self, vocab_size: int) -> None:
+        """Raise `RequestError` naming the first field out of its range, with the range."""
+        if self.temperature != 0:
+            _within("temperature", self.temperature, MIN_TEMPERATURE, 100.0, "0 (greedy) or ")
+        if not 0 < self.top_p <= 1:
+            raise _refused("top_p", "greater than 0 and at most 1", self.top_p)
+        for name, low, high in _RANGES:
+            _within(name, getattr(self, name), low, high)
+        _within("min_tokens", self.min_tokens, 0, self.max_tokens)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _within(name, getattr(self, name), 0, min(MAX_LOGPROBS, vocab_size))
+        if "" in self.stop:
+            raise _refused("stop", "without empty strings", self.stop)
+        for token in self.stop_token_ids:
+            _within("stop_token_ids", token, 0, vocab_size - 1)
+        for token, bias in self.logit_bias:
+            _within("logit_bias", token, 0, vocab_size - 1, "on token ids ")
+            _within("logit_bias", bias, -100.0, 100.0)
+        if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
+            raise _refused("logit_bias", "given once per token", self.logit_bias)
+
+
+MIN_TEMPERATURE = 0.01
+"""Smallest temperature that isn't greedy, as in vLLM."""
+
+MAX_LOGPROBS = 20
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("top_k", 0, 2**31 - 1),
+    ("min_p", 0.0, 1.0),
+    ("max_tokens", 1, 2**31 - 1),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("repetition_penalty", 0.01, 100.0),
+)
+
+
+def _within(name: str, value: float, low: float, high: float, prefix: str = "") -> None:
+    if not low <= value <= high:
+        raise _refused(name, f"{prefix}from {low} to {high}", value)
+
+
+def _refused(name: str, accepted: str, value: object) -> RequestError:
+    return RequestError(f"{name}: must be {accepted}, got {value!r}", param=name, code="invalid_value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +103,9 @@ class GenerationRequest:
 
     `emitted` are tokens already sent by another replica (or before a preemption): generation goes on
     behind them and, with the same seed, is what it would have been. `prompt_index` and `choice_index`
-    separate the noise of the sequences of one API call. `speculate=False` is plain decoding.
+    separate the noise of the sequences of one API call. `speculate=False` is plain decoding. KV blocks are
+    shared within a `tenant` only. Lower `priority` comes first; within one, first come, first served. A
+    request not done `deadline_s` seconds after an engine took it in ends with finish reason "abort".
     """
 
     request_id: str
@@ -55,6 +118,8 @@ class GenerationRequest:
     tenant: str = DEFAULT_TENANT
     segment: str = DEFAULT_SEGMENT
     learn: bool = True
+    priority: int = 0
+    deadline_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -102,11 +167,23 @@ class SpeculationCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A token under the target's own distribution: natural logarithm, `rank` (1: none is likelier; ties count
+    against it) and the most likely tokens as (token id, logarithm), best first."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutput:
     """What one engine step gave one request: the new tokens and the text that is safe to show.
 
     `token_ids` holds every committed token, a final stop token included; `text` never ends in half a
-    character and never holds a stop string. The last output has `finish_reason` and the totals.
+    character and never holds a stop string. The last output has `finish_reason` and the totals. `logprobs`
+    goes with `token_ids`; `prompt_logprobs` (None for the first token) comes with the first tokens.
     """
 
     request_id: str
@@ -116,6 +193,8 @@ class StepOutput:
     counts: SpeculationCounts | None = None
     drafter_version: str | None = None
     error: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from online_draft.decoding.scheduler import PrefillChunk, StepPlan
+from online_draft.decoding.plan import PrefillChunk, StepPlan
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.tree import DraftTrees
 from online_draft.models.rows import AttentionGroup, RowBatch
@@ -25,10 +25,15 @@ class SlotTable:
     def __init__(self, max_sequences: int, max_tokens: int, device: torch.device) -> None:
         self.table = torch.zeros(max_sequences, max_tokens, dtype=torch.int64, device=device)
 
-    def assign(self, sequence: Sequence) -> None:
-        """Enter an admitted sequence's slots."""
+    def extend(self, sequence: Sequence, start: int) -> None:
+        """Enter a running sequence's slots from position `start` on."""
+        slots = sequence.kv_slots[start : self.table.shape[1]]
+        self.table[sequence.slot, start : start + len(slots)] = torch.tensor(slots, device=self.table.device)
+
+    def check_integrity(self, sequence: Sequence) -> None:
+        """Assert that a running sequence's row is up to date."""
         slots = sequence.kv_slots[: self.table.shape[1]]
-        self.table[sequence.slot, : len(slots)] = torch.tensor(slots, device=self.table.device)
+        assert self.table[sequence.slot, : len(slots)].tolist() == slots, "a block table is out of date"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The target's choices at the rows of one step.
 
-Shapes: M rows with logits, P noise rows, V vocabulary, S sequences with trees, N nodes, R = N + 1.
+Shapes: M rows with logits, P noise rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,92 +10,107 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from online_draft.core import TokenLogprobs
+from online_draft.decoding.forest import Forest
+from online_draft.decoding.logprobs import token_logprobs
 from online_draft.decoding.noise import gumbel
-from online_draft.decoding.sampling import choose, choose_rows, has_filter
+from online_draft.decoding.runners.base import Rows
+from online_draft.decoding.sampling import choose, choose_rows, score_type
 from online_draft.decoding.sequence import Sequence
+from online_draft.decoding.verification import Walk
 
 
 class TargetChoices:
-    """Chooses tokens for all rows of a step at once, and row by row along the walk where filters apply.
+    """Chooses tokens for all rows of a step at once, and row by row along the walk for lazy sequences.
 
-    Logit rows are laid out as `batch.py` does: R rows for each tree, then one for each root.
+    A runner that can sample a single row cheaply (`Rows.sample`) is asked along the walk instead.
     """
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._token_ids_V = torch.arange(vocab_size, device=device)
-        self._logits_MV = torch.empty(0)
-        self._noise_PV: Tensor | None = None
         self._chosen: list[int] = []
         self._sequences: list[Sequence] = []
-        self._noise_start: list[int] = []
         self._row_start: list[int] = []
         self._trees = 0
 
-    def begin(
-        self, logits_MV: Tensor, trees: list[Sequence], roots: list[Sequence], depth_SN: Tensor | None
-    ) -> None:
-        """Take a step's logits. One synchronisation with the device."""
-        self._logits_MV = logits_MV
+    def begin(self, rows: Rows, trees: list[Sequence], roots: list[Sequence], forest: Forest | None) -> None:
+        """Take a step's logits. One synchronisation with the device at most."""
+        self._rows = rows
         self._sequences = trees + roots
         self._trees = len(trees)
-        rows = 1 if depth_SN is None else depth_SN.shape[1] + 1
-        tree_rows = len(trees) * rows
-        self._row_start = [*range(0, tree_rows, rows), *range(tree_rows, tree_rows + len(roots))]
-        if all(s.sampling.temperature == 0 for s in self._sequences):
-            self._noise_PV = None
-            self._chosen = choose_rows(logits_MV, None, None).tolist()
+        self._row_start = [*rows.tree_starts, *range(rows.plain_start, rows.plain_start + len(roots))]
+        self._chosen = [] if rows.best_M is None else rows.best_M
+        eager = [s for s in self._sequences if not s.lazy]
+        if not eager or (rows.best_M is not None and rows.sample is not None):
             return
-        self._draw_noise(logits_MV.dtype, 0 if depth_SN is None else int(depth_SN.max()))
-        if all(has_filter(s.sampling) for s in self._sequences):
+        if all(s.sampling.temperature == 0 for s in eager):
+            self._chosen = rows.best_M or choose_rows(rows.logits_MV, None, None).tolist()
             return
-        noise_M, temperatures = self._per_row(rows, depth_SN, logits_MV.device)
-        assert self._noise_PV is not None
-        temperature_M1 = torch.tensor(temperatures, dtype=logits_MV.dtype, device=logits_MV.device).unsqueeze(
-            1
-        )
-        self._chosen = choose_rows(logits_MV, temperature_M1, self._noise_PV[noise_M]).tolist()
+        self._chosen = self._sample_all(forest).tolist()
 
     def tree_row(self, index: int) -> Callable[[int, int], int]:
-        """For tree `index`: a function of (row of the tree, depth) that gives the target's token."""
-        sequence = self._sequences[index]
-        start = self._row_start[index]
-        if not has_filter(sequence.sampling):
+        """For tree `index`: a function of (row of the tree, depth) that gives the target's token.
+
+        Ask for a root once and then for the rows along one path, each time below the token given last: a lazy
+        sequence's processors take in every token as it is chosen.
+        """
+        sequence, start, rows = self._sequences[index], self._row_start[index], self._rows
+        sampling, processors = sequence.sampling, sequence.processors
+        if not sequence.lazy:
+            sample = rows.sample
+            if sample is not None and sampling.temperature > 0:
+                return lambda row, depth: sample(start + row, sampling.temperature, sequence.key(depth))
             chosen = self._chosen
             return lambda row, depth: chosen[start + row]
-        noise_PV, noise_start = self._noise_PV, self._noise_start[index]
-        assert noise_PV is not None
-        return lambda row, depth: choose(
-            self._logits_MV[start + row], sequence.sampling, noise_PV[noise_start + depth]
-        )
+        if processors is not None:
+            processors.catch_up(sequence.tokens)
+        dtype = score_type(rows.logits_MV.dtype)
+
+        def choose_row(row: int, depth: int) -> int:
+            noise_V = None
+            if sampling.temperature > 0:
+                noise_V = gumbel([sequence.key(depth)], self._token_ids_V)[0].to(dtype)
+            token = choose(rows.logits_MV[start + row], sampling, noise_V, processors)
+            if processors is not None:
+                processors.push(token)
+            return token
+
+        return choose_row
 
     def root(self, index: int) -> int:
-        """The target's token behind root `index`."""
+        """The target's token behind root `index`. Ask once."""
         return self.tree_row(self._trees + index)(0, 0)
 
-    def _draw_noise(self, dtype: torch.dtype, max_depth: int) -> None:
-        """Noise of every depth of every sequence; zero for greedy ones."""
-        keys: list[int] = []
-        self._noise_start = []
-        greedy: list[int] = []
-        for index, sequence in enumerate(self._sequences):
-            self._noise_start.append(len(keys))
-            depths = range(max_depth + 1 if index < self._trees else 1)
-            if sequence.sampling.temperature == 0:
-                greedy.extend(range(len(keys), len(keys) + len(depths)))
-            keys.extend(sequence.key(depth) for depth in depths)
-        self._noise_PV = gumbel(keys, self._token_ids_V).to(dtype)
-        if greedy:
-            self._noise_PV[greedy] = 0.0
+    def tree_logprobs(self, index: int, found: Walk) -> tuple[TokenLogprobs, ...] | None:
+        """Of the tokens of tree `index`'s walk; None when the request doesn't want them."""
+        top = self._sequences[index].sampling.logprobs
+        if top is None:
+            return None
+        start = self._row_start[index]
+        rows = [start, *(start + node + 1 for node in found.nodes)]
+        return token_logprobs(self._rows.logits_MV[rows], found.tokens, top)
 
-    def _per_row(
-        self, rows: int, depth_SN: Tensor | None, device: torch.device
-    ) -> tuple[Tensor, list[float]]:
-        """Index into the noise [M] and temperature of each row of logits."""
-        temperatures = [s.sampling.temperature or 1.0 for s in self._sequences]
-        starts = torch.tensor(self._noise_start, device=device)
-        per_row = [t for t in temperatures[: self._trees] for _ in range(rows)] + temperatures[self._trees :]
-        if depth_SN is None:
-            return starts, per_row
-        depth_SR = torch.nn.functional.pad(depth_SN, (1, 0))
-        tree_M = (starts[: self._trees].unsqueeze(1) + depth_SR).flatten()
-        return torch.cat((tree_M, starts[self._trees :])), per_row
+    def root_logprobs(self, index: int, token: int) -> tuple[TokenLogprobs, ...] | None:
+        """Of the token behind root `index`; None when the request doesn't want them."""
+        return self.tree_logprobs(self._trees + index, Walk([token], []))
+
+    def _sample_all(self, forest: Forest | None) -> Tensor:
+        """The choice at every row, noise drawn once per sequence and depth. Lazy rows don't count."""
+        logits_MV = self._rows.logits_MV
+        dtype = score_type(logits_MV.dtype)
+        keys: list[int] = [0]
+        noise_of = [0] * logits_MV.shape[0]
+        temperature = [1.0] * logits_MV.shape[0]
+        depths = [[0, *tree_depths] for _, _, tree_depths in forest.trees()] if forest is not None else []
+        for index, (sequence, start) in enumerate(zip(self._sequences, self._row_start, strict=True)):
+            if sequence.lazy or sequence.sampling.temperature == 0:
+                continue
+            own = depths[index] if index < self._trees else [0]
+            first = len(keys)
+            keys += [sequence.key(depth) for depth in range(max(own) + 1)]
+            for row, depth in enumerate(own, start):
+                noise_of[row], temperature[row] = first + depth, sequence.sampling.temperature
+        noise_PV = gumbel(keys, self._token_ids_V).to(dtype)
+        noise_PV[0] = 0.0
+        temperature_M1 = torch.tensor(temperature, dtype=dtype, device=logits_MV.device).unsqueeze(1)
+        return choose_rows(logits_MV, temperature_M1, noise_PV[noise_of])

@@ -53,15 +53,21 @@ class StopMatcher:
         self._stops = tuple(stops)
         self._held = ""
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """Text that is safe to show, and whether a stop string was completed (it is cut off)."""
+    def push(self, text: str, may_end: bool = True) -> tuple[str, bool]:
+        """Text that is safe to show, and whether a stop string was completed (it is cut off).
+
+        Without `may_end` none is completed by this text; one that begins in it may be later.
+        """
         if not self._stops:
             return text, False
+        scanned = len(self._held)
         self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
-        if found:
-            safe, self._held = self._held[: min(found)], ""
-            return safe, True
+        if may_end:
+            places = (self._held.find(stop, max(0, scanned - len(stop) + 1)) for stop in self._stops)
+            found = [at for at in places if at >= 0]
+            if found:
+                safe, self._held = self._held[: min(found)], ""
+                return safe, True
         keep = max(self._overlap(stop) for stop in self._stops)
         safe, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return safe, False

@@ -5,19 +5,31 @@ Shapes: S sequences, N nodes of a tree, V vocabulary.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
 import torch
-from torch import Tensor
 
 from online_draft.core import GenerationRequest, StepOutput
-from online_draft.decoding.batch import SlotTable, StepBatch, build_batch
-from online_draft.decoding.blocks import BlockAllocator
+from online_draft.decoding.batch import SlotTable
+from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.choices import TargetChoices
+from online_draft.decoding.collect import collect
 from online_draft.decoding.commit import Commit
 from online_draft.decoding.config import EngineConfig
-from online_draft.decoding.scheduler import Scheduler, StepPlan
+from online_draft.decoding.cost import CostModel
+from online_draft.decoding.drafting import Drafting
+from online_draft.decoding.masks import TokenMask
+from online_draft.decoding.memory import kv_tokens_for
+from online_draft.decoding.plan import CacheStats, StepPlan
+from online_draft.decoding.profile import StepProfile
+from online_draft.decoding.runners.base import Memory
+from online_draft.decoding.runners.profiling import step_profile
+from online_draft.decoding.runners.select import RunnerChoice
+from online_draft.decoding.scheduler import Scheduler
 from online_draft.decoding.sequence import Sequence
-from online_draft.decoding.tree import DraftTrees, build_trees
-from online_draft.decoding.verification import walk
+from online_draft.decoding.speculation import SpeculationPolicy
 from online_draft.errors import ConfigError, RequestError
 from online_draft.models.drafter import Drafter, DraftState
 from online_draft.models.kv import KVCache
@@ -25,14 +37,29 @@ from online_draft.models.loading import LoadedTarget
 from online_draft.models.ring import FeatureRing
 
 
+class StepTimer(Protocol):
+    """What `Engine.timer` needs: `mark(part)` is called where a part of a step ends.
+
+    The parts, in order: schedule, draft (trees and policy included), forward (layout and logits included),
+    choose, commit, deliver.
+    """
+
+    def mark(self, part: str) -> None: ...
+
+
 class Engine:
     """Continuous batching with speculative decoding whose output is that of the target alone.
 
     Call `add` and then `step` until `has_work` is False. Not thread-safe: one thread owns an engine, and
-    everything (swaps too) happens between two steps.
+    everything (swaps too) happens between two steps. `clock` gives seconds, for deadlines.
     """
 
-    def __init__(self, loaded: LoadedTarget, config: EngineConfig = EngineConfig()) -> None:
+    def __init__(
+        self,
+        loaded: LoadedTarget,
+        config: EngineConfig = EngineConfig(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.config = config
         self.target = loaded.target
         self.tokenizer = loaded.tokenizer
@@ -42,32 +69,45 @@ class Engine:
                 "engine.max_context", f"the target's context is {limit}, got {config.max_context}"
             )
         self.max_context = config.max_context or limit
-        self._max_position = limit - 1
+        self._fingerprint = loaded.fingerprint
         self._eos = frozenset(loaded.config.eos_token_ids)
         device, dtype = self.target.device, self.target.dtype
-        self._allocator = BlockAllocator(config.kv_tokens + config.block_size, config.block_size)
-        self._kv = KVCache(loaded.config, self._allocator.num_blocks * config.block_size, dtype, device)
+        tokens = kv_tokens_for(config, self.target)
+        self._pool = BlockPool(tokens + config.block_size, config.block_size)
+        self._kv = KVCache(loaded.config, self._pool.num_blocks * config.block_size, dtype, device)
         self._table = SlotTable(config.max_sequences, self.max_context + config.tree_nodes, device)
-        self._scheduler = Scheduler(config, self._allocator)
+        self._scheduler = Scheduler(config, self._pool, clock)
         self._ring = FeatureRing(
             config.max_sequences, config.feature_window, loaded.config.hidden_size, dtype, device
         )
+        self._memory = Memory(self._kv, self._ring, self._table)
+        self._runners = RunnerChoice(self.target, config)
+        self._runner = self._runners.make(self._memory)
         self._choices = TargetChoices(loaded.config.vocab_size, device)
         self._drafter: Drafter | None = None
         self._draft_state: DraftState | None = None
         self.drafter_version: str | None = None
+        self.timer: StepTimer | None = None
+        """Only benchmarks set one."""
         self.steps = 0
+        self._set_policy()
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would do something."""
         return self._scheduler.waiting + self._scheduler.running > 0
 
-    def add(self, request: GenerationRequest) -> None:
-        """Queue a request. Raises `RequestError` (doesn't fit) or `CapacityError` (queue full)."""
+    def add(self, request: GenerationRequest, token_mask: TokenMask | None = None) -> None:
+        """Queue a request; `token_mask` says which tokens its output may consist of.
+
+        Raises `RequestError` (wrong or doesn't fit) or `CapacityError` (queue full).
+        """
         if not request.prompt_ids:
             raise RequestError("the prompt is empty", param="prompt")
-        sequence = Sequence(request, self.tokenizer, self._eos)
+        request.sampling.check(self.target.config.vocab_size)
+        sequence = Sequence(request, self.tokenizer, self._eos, token_mask)
+        if sequence.complete:
+            raise RequestError("token_mask: allows no further token", param="token_mask")
         if len(request.prompt_ids) >= self.max_context or sequence.capacity > self.max_context:
             raise RequestError(
                 f"prompt ({len(request.prompt_ids)} tokens) and max_tokens ({request.sampling.max_tokens}) "
@@ -75,11 +115,15 @@ class Engine:
                 param="max_tokens" if len(request.prompt_ids) < self.max_context else "prompt",
                 code="context_length_exceeded",
             )
-        needed = self._allocator.blocks_for(sequence.capacity + self.config.tree_nodes)
-        if needed > self._allocator.usable_blocks:
+        needed = self._scheduler.room_for(sequence, sequence.capacity)
+        if needed > self._pool.usable:
             raise RequestError(
-                f"the request needs {needed} KV blocks, the cache has {self._allocator.usable_blocks}",
+                f"the request needs {needed} KV blocks, the cache has {self._pool.usable}",
                 param="max_tokens",
+            )
+        if request.deadline_s is not None and not request.deadline_s > 0:
+            raise RequestError(
+                f"deadline_s: must be greater than 0, got {request.deadline_s}", param="deadline_s"
             )
         if sequence.remaining <= 0:
             raise RequestError("max_tokens: nothing is left to generate", param="max_tokens")
@@ -91,7 +135,7 @@ class Engine:
         """Forget a request and free its blocks at once. Idempotent; gives no further output."""
         sequence = self._scheduler.remove(request_id)
         if sequence is not None:
-            self._forget(sequence)
+            self._forget(sequence.slot)
 
     def set_drafter(self, drafter: Drafter | None, version: str | None) -> None:
         """Draft with these heads from the next step on; None decodes plainly.
@@ -103,83 +147,127 @@ class Engine:
                 "engine.feature_window",
                 f"must be at least the drafter's window of {drafter.config.window} rows",
             )
+        known = self._drafter
         self._drafter = drafter
         self._draft_state = None if drafter is None else drafter.new_state(self.config.max_sequences)
         self.drafter_version = version
+        self._runner.set_drafter(drafter, self._draft_state)
+        if drafter is not None and known is not None and drafter.kind == known.kind:
+            self._drafting.changed(drafter.config.num_heads)
+        else:
+            self._set_policy()
 
     def load(self) -> tuple[int, int]:
         """(running, waiting) requests."""
         return self._scheduler.running, self._scheduler.waiting
 
+    def request_in(self, slot: int) -> GenerationRequest | None:
+        """The request that runs in a slot, None when it is free."""
+        sequence = self._scheduler.in_slot(slot)
+        return None if sequence is None else sequence.request
+
     def check_integrity(self) -> None:
-        """Assert that no block or slot is leaked or owned twice."""
+        """Assert that no block or slot is leaked, owned twice or out of reach, nor a shared one written."""
         self._scheduler.check_integrity()
+        for slot in range(self.config.max_sequences):
+            sequence = self._scheduler.in_slot(slot)
+            if sequence is not None:
+                self._table.check_integrity(sequence)
+
+    def cache_stats(self) -> CacheStats:
+        """What the KV cache did so far, as counts."""
+        return self._scheduler.stats()
+
+    def speculation_report(self) -> dict[str, Any]:
+        """`calibration`: predicted and observed acceptance by depth; `buckets`: steps by nodes verified."""
+        return self._drafting.report()
 
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Run one step and return what it gave each request that got tokens."""
-        for sequence in self._scheduler.admit():
-            self._table.assign(sequence)
-        plan = self._scheduler.plan()
+        if self._runners.pending and self._runners.upgraded():
+            self._upgrade()
+        began = time.perf_counter()
+        outputs = self._expire()
+        plan = self._plan()
         if plan.empty:
-            return []
+            return outputs
         self.steps += 1
-        if self._drafter is None:
-            plan.plain = plan.speculating + plan.plain
-            plan.speculating = []
-        trees = self._draft(plan.speculating)
-        batch = build_batch(plan, trees, self._table, self._max_position)
-        hidden_NF = self.target(batch.rows, self._kv)
-        logits_MV = self.target.logits(hidden_NF if batch.logit_rows is None else hidden_NF[batch.logit_rows])
+        timer = self.timer
+        if timer is not None:
+            timer.mark("schedule")
+        forest = self._drafting.draft(plan, self._runner)
+        if timer is not None:
+            timer.mark("draft")
+        rows = self._runner.run(plan, forest)
+        if timer is not None:
+            timer.mark("forward")
         roots = plan.plain + [chunk.sequence for chunk in plan.chunks if chunk.last]
-        self._choices.begin(logits_MV, plan.speculating, roots, None if trees is None else trees.depth_SN)
-        commit = self._commit(plan, trees, batch, hidden_NF)
-        commit.apply(hidden_NF, self._kv, self._ring)
-        for sequence in (*plan.speculating, *plan.plain, *(chunk.sequence for chunk in plan.chunks)):
+        self._choices.begin(rows, plan.speculating, roots, forest)
+        commit = Commit(self.drafter_version, self._ring)
+        walks = collect(plan, forest, rows, self._choices, self.target, commit)
+        if timer is not None:
+            timer.mark("choose")
+        self._runner.apply(commit.moves, rows)
+        if timer is not None:
+            timer.mark("commit")
+        for sequence in plan.sequences():
+            self._scheduler.settle(sequence)
             if sequence.finish_reason is not None:
                 self._scheduler.remove(sequence.request.request_id)
-                self._forget(sequence)
-        return commit.outputs
+                self._forget(sequence.slot)
+        self._drafting.observe(walks, len(plan.plain), time.perf_counter() - began, not plan.chunks)
+        if timer is not None:
+            timer.mark("deliver")
+        return outputs + commit.outputs if outputs else commit.outputs
 
-    def _draft(self, sequences: list[Sequence]) -> DraftTrees | None:
-        """Trees for the sequences, None if there are none."""
-        if not sequences or self._drafter is None or self._draft_state is None:
-            return None
-        draft = self._drafter.draft(self._draft_state, self._ring, [s.slot for s in sequences])
-        roots_S = torch.tensor([s.tokens[-1] for s in sequences], device=self.target.device)
-        return build_trees(draft, roots_S, self.config.tree_nodes, self.config.tree_width)
+    def _expire(self) -> list[StepOutput]:
+        """Give up what is past its deadline."""
+        outputs = []
+        for sequence in self._scheduler.expire():
+            if sequence.slot >= 0:
+                self._forget(sequence.slot)
+            version = self.drafter_version if sequence.request.speculate else None
+            outputs.append(sequence.abort("deadline exceeded", version))
+        return outputs
 
-    def _commit(
-        self, plan: StepPlan, trees: DraftTrees | None, batch: StepBatch, hidden_NF: Tensor
-    ) -> Commit:
-        """Walk the trees and collect what every sequence gained."""
-        commit = Commit(self.drafter_version)
-        start = 0
-        if trees is not None:
-            tokens, parents = trees.token_SN.tolist(), trees.parent_SN.tolist()
-            valid = trees.valid_SN.tolist()
-            deepest = trees.depth_SN.amax(1).tolist()
-            for index, sequence in enumerate(plan.speculating):
-                found = walk(self._choices.tree_row(index), tokens[index], parents[index], valid[index])
-                commit.tree(sequence, found, start, trees.nodes, deepest[index])
-                start += trees.nodes + 1
-        root = 0
-        for sequence in plan.plain:
-            commit.root(sequence, self._choices.root(root), start + root)
-            root += 1
-        for chunk, first in zip(plan.chunks, batch.chunk_starts, strict=True):
-            known = chunk.count - 1 if chunk.last else chunk.count
-            if chunk.last:
-                row, token = first + known, self._choices.root(root)
-                root += 1
-            if known:
-                commit.prompt(chunk.sequence, first, known)
-            if chunk.last:
-                commit.root(chunk.sequence, token, row)
-        return commit
+    def _plan(self) -> StepPlan:
+        """The scheduler's plan, with block tables and feature ring brought up to it."""
+        plan = self._scheduler.plan(0 if self._drafter is None else self.config.tree_nodes)
+        for slot in plan.vacated:
+            self._forget(slot)
+        for sequence, start in plan.grown:
+            self._table.extend(sequence, start)
+        for sequence in plan.admitted:
+            self._ring.rebase(sequence.slot, sequence.cached)
+        return plan
 
-    def _forget(self, sequence: Sequence) -> None:
-        """Clear what the drafter knew about a sequence's slot."""
-        self._ring.reset(sequence.slot)
+    def _forget(self, slot: int) -> None:
+        """Clear what the drafter knew about a slot's sequence."""
+        self._ring.reset(slot)
         if self._draft_state is not None:
-            self._draft_state.invalidate(sequence.slot)
+            self._draft_state.invalidate(slot)
+
+    def _upgrade(self) -> None:
+        """Compiled code is ready: the next step runs on it. Cache, ring and outputs stay as they are."""
+        self._runner = self._runners.make(self._memory)
+        self._runner.set_drafter(self._drafter, self._draft_state)
+        self.target.thaw()
+        self._set_policy()
+
+    def _set_policy(self) -> None:
+        """A policy for the drafter and the runner at hand; both fix what a step costs."""
+        drafter = self._drafter
+        mode, nodes = self.config.speculation, self.config.tree_nodes
+        if drafter is None or not nodes:
+            mode = "off"
+        profile = StepProfile((1,), (1e-3,))
+        if mode == "auto" and drafter is not None:
+            threads = self._runners.threads or torch.get_num_threads()
+            kernel = f"{self._runners.kernel} {drafter.kind}"
+            profile = step_profile(
+                self._runners.make, self.target, self._fingerprint, drafter, self.config, kernel, threads
+            )
+        policy = SpeculationPolicy(CostModel(profile), nodes, mode)
+        heads = 1 if drafter is None else drafter.config.num_heads
+        self._drafting = Drafting(policy, nodes, self.config.tree_width, heads)

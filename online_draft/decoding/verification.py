@@ -23,12 +23,10 @@ def walk(
     choose_row: Callable[[int, int], int],
     node_tokens: Sequence[int],
     node_parents: Sequence[int],
-    node_valid: Sequence[bool],
 ) -> Walk:
     """Walk one tree. `choose_row(row, depth)` gives the target's token at row 0 (the root) or node row i + 1.
 
-    A node's children are found by token id; invalid (padding) nodes never match. Costs one choice per
-    committed token.
+    A node's children are found by token id. Costs one choice per committed token.
     """
     tokens: list[int] = []
     nodes: list[int] = []
@@ -37,7 +35,7 @@ def walk(
         token = choose_row(current + 1, len(nodes))
         tokens.append(token)
         for node in range(current + 1, len(node_tokens)):
-            if node_parents[node] == current and node_tokens[node] == token and node_valid[node]:
+            if node_parents[node] == current and node_tokens[node] == token:
                 nodes.append(node)
                 current = node
                 break

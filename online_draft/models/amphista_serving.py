@@ -75,7 +75,7 @@ class AmphistaServing(DraftState):
         return features_SCF[[order[slot] for slot in slots]]
 
     def split(self, ring: FeatureRing, slots: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Slots that miss at most `chunk` rows, and those to be rebuilt. Raises ConfigError if the ring is short."""
+        """Slots that miss at most `chunk` rows, and those to be rebuilt. ConfigError if the ring is short."""
         if ring.window < self.config.window:
             raise ConfigError("feature_window", f"this drafter needs at least {self.config.window} rows")
         behind: list[int] = []

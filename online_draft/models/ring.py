@@ -78,7 +78,7 @@ class FeatureRing:
         self.next_tokens_R.index_copy_(0, index_N, next_tokens_N)
 
     def skip(self, slot: int, rows: int) -> None:
-        """Rows that are too old to keep came by; the next one's position moves on. At least `window` must follow."""
+        """Rows too old to keep came by: the next position moves on. At least `window` rows must follow."""
         self.end[slot] += rows
 
     def claim(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:

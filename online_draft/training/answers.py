@@ -70,12 +70,16 @@ def answer(
     progress(len(wanted) - len(missing), len(wanted))
     if missing:
         longest = max(len(prompts[index]) + room[index] for index in missing)
+        rows = EngineConfig().prefill_rows
         sizes = EngineConfig(
             max_sequences=config.batch,
             max_queue=len(missing),
             kv_tokens=config.batch * (longest + 32),
+            step_rows=config.batch + rows,
+            prefill_rows_busy=rows,
             tree_nodes=0,
             feature_window=1,
+            kernels="wait",
         )
         engine = Engine(loaded, sizes)
         for index in missing:

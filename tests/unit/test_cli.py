@@ -44,13 +44,21 @@ def test_the_command_names_are_frozen() -> None:
         "drafter": ["list", "pin", "promote", "prune", "push", "reject", "rollback", "show", "unpin"],
         "learner": ["pause", "resume", "status"],
         "buffer": ["stats"],
-        "bench": ["decode"],
+        "bench": ["decode", "load", "step"],
     }
 
 
 def test_help_of_every_command_renders() -> None:
     runner = CliRunner()
-    for words in ([], ["serve"], ["demo"], ["distill"], ["bench", "decode"], ["drafter", "promote"]):
+    for words in (
+        [],
+        ["serve"],
+        ["demo"],
+        ["distill"],
+        ["bench", "decode"],
+        ["bench", "load"],
+        ["drafter", "promote"],
+    ):
         assert runner.invoke(app, [*words, "--help"]).exit_code == 0
 
 
@@ -80,6 +88,10 @@ def test_a_command_imports_neither_torch_nor_ray_to_parse() -> None:
         (["learner", "status", "--url", "http://127.0.0.1:9"], "--admin-key"),
         (["learner", "status", "--url", "http://127.0.0.1:9", "--admin-key", "k"], "does not answer"),
         (["bench", "decode", "--drafter", "x"], "METHOD=DIR"),
+        (["bench", "load", "--concurrency", "1,x"], "--concurrency"),
+        (["bench", "load", "--trace", "nowhere.csv"], "nowhere.csv"),
+        (["bench", "step", "--rows", "few"], "--rows"),
+        (["bench", "step", "--random-init", "70b"], "random-init"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(

@@ -17,7 +17,7 @@ COMMANDS = {
     *("drafter rollback", "drafter pin", "drafter unpin", "drafter prune"),
     *("learner status", "learner pause", "learner resume"),
     "buffer stats",
-    "bench decode",
+    *("bench decode", "bench load", "bench step"),
 }
 
 OPTIONS = {
@@ -28,7 +28,16 @@ OPTIONS = {
     "drafter rollback": {"--offline"},
     "bench decode": {
         *("--target", "--methods", "--prompts", "--batch", "--max-new-tokens", "--limit", "--temperature"),
+        *("--device", "--dtype", "--threads", "--repeat", "--json", "--speculation", "--kernels"),
+    },
+    "bench load": {
+        *("--target", "--drafter", "--concurrency", "--prompts", "--requests", "--max-new-tokens"),
+        *("--temperature", "--trace", "--speedup", "--long-prompt"),
         *("--device", "--dtype", "--threads", "--repeat", "--json"),
+    },
+    "bench step": {
+        *("--target", "--drafter", "--random-init", "--layers", "--rows", "--batch", "--context"),
+        *("--device", "--dtype", "--threads", "--repeat", "--json", "--kernels"),
     },
 }
 

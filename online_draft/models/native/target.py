@@ -77,7 +77,7 @@ class NativeTarget:
         return other
 
     def sample(self, logits_V: Tensor, temperature: float, key: int) -> int:
-        """The first best token of logits / temperature + noise (`decoding/noise.py`), for one contiguous row."""
+        """The first best token of logits / temperature + noise (`decoding/noise.py`), for one row."""
         return int(self._sample(logits_V.data_ptr(), self.config.vocab_size, temperature, key))
 
     def _start(self, pool: Pool) -> None:

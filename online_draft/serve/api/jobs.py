@@ -9,6 +9,7 @@ from typing import Any
 
 from online_draft.core import (
     DEFAULT_TENANT,
+    MIN_TEMPERATURE,
     FinishReason,
     GenerationRequest,
     SamplingParams,
@@ -140,7 +141,7 @@ def _plan(
     choices = []
     for prompt_index, prompt_ids in enumerate(prompts):
         sampling = SamplingParams(
-            temperature=1.0 if body.temperature is None else body.temperature,
+            temperature=_temperature(body.temperature),
             top_p=1.0 if body.top_p is None else body.top_p,
             top_k=max(0, body.top_k or 0),
             max_tokens=encoder.check_room(len(prompt_ids), max_tokens, param),
@@ -148,7 +149,14 @@ def _plan(
             stop_token_ids=tuple(body.stop_token_ids or ()),
             ignore_eos=bool(body.ignore_eos),
             seed=seed,
+            min_p=body.min_p or 0.0,
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+            logit_bias=tuple((body.logit_bias or {}).items()),
+            min_tokens=body.min_tokens or 0,
         )
+        sampling.check(encoder.vocab_size)
         for choice_index in range(body.n or 1):
             request = GenerationRequest(
                 request_id=f"{job_id}-{prompt_index}-{choice_index}",
@@ -163,3 +171,10 @@ def _plan(
             )
             choices.append(Choice(request))
     return Job(job_id, int(time.time()), body, seed, choices, is_chat)
+
+
+def _temperature(value: float | None) -> float:
+    """1 by default; what is neither 0 nor as much as the smallest temperature becomes that, as in vLLM."""
+    if value is None:
+        return 1.0
+    return max(value, MIN_TEMPERATURE) if value > 0 else 0.0

@@ -13,6 +13,7 @@ from online_draft.errors import RequestError
 MAX_CHOICES = 16
 MAX_PROMPTS = 64
 MAX_STOPS = 16
+MAX_BIASES = 1024
 SEED_BOUND = 2**63
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
@@ -20,6 +21,9 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}")
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True)]
 TokenIds = Annotated[list[StrictInt], Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
+Bias = Annotated[Number, Field(ge=-100, le=100)]
+Penalty = Annotated[Number, Field(ge=-2, le=2)]
 StopText = Annotated[str, Field(strict=True, min_length=1, max_length=256)]
 
 _OFF: tuple[Any, ...] = (None, False, [], {}, 0, "none", "auto")
@@ -40,12 +44,6 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "echo": ((None, False), "echo is not supported; prepend the prompt yourself"),
     "best_of": ((None, 1), "best_of is not supported; use n and choose yourself"),
     "use_beam_search": ((None, False), "beam search is not supported"),
-    "logit_bias": (_OFF, "logit_bias is not supported"),
-    "presence_penalty": ((None, 0), "presence_penalty is not supported"),
-    "frequency_penalty": ((None, 0), "frequency_penalty is not supported"),
-    "repetition_penalty": ((None, 1), "repetition_penalty is not supported"),
-    "min_p": ((None, 0), "min_p is not supported; use top_p or top_k"),
-    "min_tokens": ((None, 0), "min_tokens is not supported"),
     "guided_json": ((None,), "grammars are not supported"),
     "guided_regex": ((None,), "grammars are not supported"),
     "guided_choice": ((None,), "grammars are not supported"),
@@ -92,8 +90,14 @@ class GenerationBody(BaseModel):
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: Annotated[StrictInt, Field(ge=-1)] | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[Number, Field(ge=0.01, le=100)] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES)] | None = None
     n: Annotated[StrictInt, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    min_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
     seed: Annotated[StrictInt, Field(ge=-SEED_BOUND, lt=SEED_BOUND)] | None = None
     stop: Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[StrictInt], Field(max_length=MAX_STOPS)] | None = None

@@ -22,6 +22,11 @@ METHOD_FIELDS = {
     "speedup",
     "changed_outputs",
     "near_ties",
+    "speedup_spread",
+    "speedup_over_tau",
+    "over",
+    "calibration",
+    "buckets",
 }
 
 
@@ -48,6 +53,37 @@ def test_report_has_the_frozen_fields_and_drafting_pays_in_steps(tmp_path: Path)
     assert methods["plain"]["mean_accepted_length"] == 1.0
     assert methods["amphista"]["mean_accepted_length"] > methods["medusa"]["mean_accepted_length"] > 2.0
     assert len(methods["amphista"]["acceptance_by_depth"]) == 5
+
+
+def test_transformers_and_synthetic_drafts_are_measured_beside_plain_decoding(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    methods = ["plain", "synthetic:3.3", "hf-generate", "hf-prompt-lookup"]
+    arguments = ["bench", "decode", "--methods", ",".join(methods), "--limit", "2", "--repeat", "1"]
+    result = CliRunner().invoke(
+        app, [*arguments, "--max-new-tokens", "24", "--threads", "1", "--json", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    entries = json.loads(out.read_text())["methods"]
+    assert list(entries) == methods
+    for name, entry in entries.items():
+        assert set(entry) == METHOD_FIELDS
+        assert entry["changed_outputs"] == 0 and entry["tokens"] == entries["plain"]["tokens"]
+        assert set(entry["over"]) == {"hf-generate", "hf-prompt-lookup"} - {name}
+    assert 2.0 < entries["synthetic:3.3"]["mean_accepted_length"] < 4.5
+    assert entries["hf-generate"]["mean_accepted_length"] == 1.0
+    synthetic = entries["synthetic:3.3"]
+    ratio = synthetic["speedup"] / synthetic["mean_accepted_length"]
+    assert synthetic["speedup_over_tau"] == pytest.approx(ratio, abs=2e-3)
+
+
+def test_transformers_can_sample_a_batch(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    arguments = ["bench", "decode", "--methods", "plain,hf-generate", "--limit", "3", "--repeat", "1"]
+    more = ["--batch", "2", "--temperature", "0.7", "--max-new-tokens", "8", "--json", str(out)]
+    result = CliRunner().invoke(app, [*arguments, *more])
+    assert result.exit_code == 0, result.output
+    sampled = json.loads(out.read_text())["methods"]["hf-generate"]
+    assert sampled["tokens"] > 0 and sampled["changed_outputs"] is None
 
 
 def test_spec_bench_turns_are_answered_one_after_the_other(tmp_path: Path) -> None:

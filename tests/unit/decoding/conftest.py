@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from online_draft.core import GenerationRequest, StepOutput
+from online_draft.core import GenerationRequest, SamplingParams, StepOutput
 from online_draft.decoding.engine import Engine
 from online_draft.models.config import Architecture, TargetConfig
 from online_draft.models.drafter import Draft, Drafter, DrafterConfig, DraftState, SharedWeights
@@ -135,6 +136,102 @@ def decode() -> Decode:
             counts = finished[request.request_id].counts
             assert counts is not None
             assert counts.committed == len(outputs[request.request_id])
+        return outputs
+
+    return run
+
+
+def draw_sampling(rng: random.Random, max_tokens: int, vocab: int = VOCAB) -> SamplingParams:
+    """A random combination of every sampling parameter; each is off about half of the time."""
+
+    def maybe(off: Any, *values: Any) -> Any:
+        return rng.choice(values) if rng.random() < 0.5 else off
+
+    tokens = rng.sample(range(vocab), 8)
+    return SamplingParams(
+        temperature=rng.choice([0.0, 0.7, 1.0, 1.6]),
+        top_p=maybe(1.0, 0.9, 0.3),
+        top_k=maybe(0, 1, 5, 300),
+        max_tokens=max_tokens,
+        stop=maybe((), ("e",), ("aa", "\n")),
+        stop_token_ids=maybe((), (5, 17), tuple(tokens[:3])),
+        ignore_eos=rng.random() < 0.5,
+        seed=rng.getrandbits(63),
+        min_p=maybe(0.0, 0.02, 0.3, 1.0),
+        presence_penalty=maybe(0.0, 1.5, -1.0),
+        frequency_penalty=maybe(0.0, 0.8, -0.4),
+        repetition_penalty=maybe(1.0, 1.3, 0.8),
+        logit_bias=maybe((), ((tokens[0], 100.0),), tuple((t, rng.uniform(-9, 9)) for t in tokens)),
+        min_tokens=maybe(0, min(3, max_tokens), max_tokens),
+        logprobs=maybe(None, 0, 3),
+        prompt_logprobs=maybe(None, 0, 2),
+    )
+
+
+@pytest.fixture(scope="session")
+def random_sampling() -> Callable[..., SamplingParams]:
+    """`random_sampling(rng, max_tokens)`: a random combination of every sampling parameter."""
+    return draw_sampling
+
+
+class Parentheses:
+    """Toy grammar: digits inside balanced parentheses, at most `deepest` deep; `end` only outside of them.
+
+    With no `end` the text is complete, and the mask allows nothing, as soon as they balance.
+    """
+
+    def __init__(
+        self, opening: int, closing: int, digits: Sequence[int], end: int | None, deepest: int
+    ) -> None:
+        self.opening, self.closing, self.digits, self.end = opening, closing, list(digits), end
+        self.deepest = deepest
+
+    def start(self, prompt_ids: tuple[int, ...]) -> tuple[int, bool]:
+        return 0, False
+
+    def advance(self, state: tuple[int, bool], token: int) -> tuple[int, bool]:
+        depth, _ = state
+        allowed = self.allowed(state)
+        assert bool(allowed[token]), "advanced with a forbidden token"
+        return depth + (token == self.opening) - (token == self.closing), True
+
+    def allowed(self, state: tuple[int, bool]) -> Tensor:
+        depth, begun = state
+        mask = torch.zeros(VOCAB, dtype=torch.bool)
+        if depth == 0 and begun and self.end is None:
+            return mask
+        mask[self.opening] = depth < self.deepest
+        mask[self.closing] = depth > 0
+        mask[self.digits] = depth > 0
+        if depth == 0 and begun and self.end is not None:
+            mask[self.end] = True
+        return mask
+
+
+@pytest.fixture(scope="session")
+def parentheses(byte_tokenizer: PreTrainedTokenizerFast) -> Callable[..., Parentheses]:
+    """`parentheses(end, deepest)` over the byte tokenizer's ids."""
+
+    def make(end: int | None = 0, deepest: int = 3) -> Parentheses:
+        opening, closing, *digits = byte_tokenizer.convert_tokens_to_ids(list("()0123456789"))
+        return Parentheses(opening, closing, digits, end, deepest)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def steps_of() -> Callable[..., dict[str, list[StepOutput]]]:
+    """Run (request, token mask) pairs, one added before each step, and keep every output."""
+
+    def run(engine: Engine, requests: Sequence[tuple[GenerationRequest, Any]]) -> dict[str, list[StepOutput]]:
+        outputs: dict[str, list[StepOutput]] = {r.request_id: [] for r, _ in requests}
+        pending = list(requests)
+        while pending or engine.has_work:
+            if pending:
+                engine.add(*pending.pop(0))
+            for output in engine.step():
+                outputs[output.request_id].append(output)
+            engine.check_integrity()
         return outputs
 
     return run

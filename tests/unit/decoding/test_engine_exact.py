@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -40,20 +41,12 @@ def medusa(loaded: LoadedTarget, seed: int) -> Medusa:
     return drafter
 
 
-def random_requests(rng: random.Random, count: int) -> list[GenerationRequest]:
+def random_requests(
+    rng: random.Random, count: int, draw: Callable[..., SamplingParams]
+) -> list[GenerationRequest]:
     requests = []
     for index in range(count):
-        temperature = rng.choice([0.0, 0.7, 1.0, 1.6])
-        sampling = SamplingParams(
-            temperature=temperature,
-            top_p=rng.choice([1.0, 1.0, 0.9, 0.3]),
-            top_k=rng.choice([0, 0, 1, 5]),
-            max_tokens=rng.randint(1, 40),
-            stop=rng.choice([(), (), ("e",), ("aa", "\n")]),
-            stop_token_ids=rng.choice([(), (5, 17)]),
-            ignore_eos=rng.random() < 0.5,
-            seed=rng.getrandbits(63),
-        )
+        sampling = draw(rng, rng.randint(1, 40))
         prompt = tuple(rng.randrange(256) for _ in range(rng.choice([1, 2, 7, 40, 90])))
         requests.append(
             GenerationRequest(
@@ -66,15 +59,18 @@ def random_requests(rng: random.Random, count: int) -> list[GenerationRequest]:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32), st.sampled_from(FAMILIES), st.booleans())
 def test_any_drafter_any_batch_any_swap_gives_plain_outputs(
-    tiny_target, recall_drafter, decode, seed: int, family: str, tie: bool
+    tiny_target, recall_drafter, random_sampling, decode, seed: int, family: str, tie: bool
 ) -> None:
     rng = random.Random(seed)
     loaded = tiny_target(family, tie)
-    requests = random_requests(rng, rng.randint(1, 6))
+    requests = random_requests(rng, rng.randint(1, 6), random_sampling)
     plain = decode(
-        Engine(loaded, EngineConfig(max_sequences=1)), [replace(r, speculate=False) for r in requests]
+        Engine(loaded, EngineConfig(max_sequences=1, kernels=rng.choice(["off", "wait"]))),
+        [replace(r, speculate=False) for r in requests],
     )
     config = EngineConfig(
+        speculation=rng.choice(["always", "always", "auto"]),
+        kernels=rng.choice(["off", "wait"]),
         max_sequences=rng.randint(1, 5),
         kv_tokens=rng.choice([256, 2048]),
         block_size=rng.choice([1, 4, 16]),
@@ -108,7 +104,7 @@ def test_a_good_drafter_is_accepted_deeply(tiny_target, recall_drafter, decode) 
         "a", (1, 2, 3), SamplingParams(temperature=0.8, max_tokens=60, seed=3, ignore_eos=True)
     )
     plain = decode(Engine(loaded), [replace(request, speculate=False)])
-    engine = Engine(loaded, EngineConfig(tree_nodes=8))
+    engine = Engine(loaded, EngineConfig(tree_nodes=8, speculation="always"))
     engine.set_drafter(recall_drafter([[1, 2, 3, *plain["a"]]], 1.0, 0), "recall")
     assert decode(engine, [request]) == plain
     assert engine.steps <= 1 + -(-60 // 3)

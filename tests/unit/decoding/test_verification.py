@@ -25,21 +25,17 @@ def test_walk_emits_what_plain_decoding_would_on_random_trees() -> None:
             tokens.append(path[-1])
             parents.append(parent)
             paths.append(path)
-        valid = [rng.random() < 0.8 for _ in tokens]
-        found = walk(
-            lambda row, depth, paths=paths: target(paths[row - 1] if row else ()), tokens, parents, valid
-        )
+        found = walk(lambda row, depth, paths=paths: target(paths[row - 1] if row else ()), tokens, parents)
         expected: tuple[int, ...] = ()
         for token in found.tokens:
             assert token == target(expected)
             expected = (*expected, token)
         assert [paths[node] for node in found.nodes] == [expected[: i + 1] for i in range(len(found.nodes))]
-        assert all(valid[node] for node in found.nodes)
-        unreached = [i for i, path in enumerate(paths) if path == expected and valid[i]]
+        unreached = [i for i, path in enumerate(paths) if path == expected]
         assert not any(parents[i] == (found.nodes[-1] if found.nodes else -1) for i in unreached)
         longest = max(longest, len(found.nodes))
     assert longest >= 3
 
 
 def test_an_empty_tree_gives_one_token() -> None:
-    assert walk(lambda row, depth: 9, [], [], []).tokens == [9]
+    assert walk(lambda row, depth: 9, [], []).tokens == [9]

@@ -105,6 +105,19 @@ async def test_parameters_reach_the_engine(client: httpx.AsyncClient, backend: A
     assert (request.speculate, request.learn, request.segment) == (False, False, "sql")
 
 
+async def test_processors_reach_the_engine(client: httpx.AsyncClient, backend: Any) -> None:
+    body = {
+        **CHAT, "temperature": 1e-6, "min_p": 0.1, "presence_penalty": 1, "frequency_penalty": -0.5,
+        "repetition_penalty": 1.2, "logit_bias": {"7": -100, "8": 2.5}, "max_tokens": 9, "min_tokens": 3,
+    }  # fmt: skip
+    assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+    sampling = backend.seen[0].sampling
+    assert (sampling.temperature, sampling.min_p) == (0.01, 0.1)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (1, -0.5)
+    assert (sampling.repetition_penalty, sampling.min_tokens) == (1.2, 3)
+    assert sampling.logit_bias == ((7, -100), (8, 2.5))
+
+
 async def test_defaults_learn_and_draw_a_seed(client: httpx.AsyncClient, backend: Any) -> None:
     for _ in range(2):
         await client.post("/v1/chat/completions", json=CHAT, headers={"X-Segment": "story"})
@@ -144,7 +157,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"logprobs": True}, "logprobs"),
     ({"audio": {}}, "audio"),
-    ({"presence_penalty": 0.5}, "presence_penalty"),
+    ({"min_p": 1.5}, "min_p"),
+    ({"presence_penalty": 2.5}, "presence_penalty"),
+    ({"frequency_penalty": "much"}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"min_tokens": -1}, "min_tokens"),
+    ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
+    ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"five": 1}}, "logit_bias"),
+    ({"logit_bias": {"300": 1}}, "logit_bias"),
+    ({"logit_bias": [5]}, "logit_bias"),
+    ({"stop_token_ids": [300]}, "stop_token_ids"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,93 @@
+"""Speculation between a step's plan and its target call: whether to draft, and which nodes to verify.
+
+Shapes: S sequences, N nodes drafted for each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from online_draft.decoding.calibration import Calibration
+from online_draft.decoding.forest import DraftedTrees, Forest
+from online_draft.decoding.masks import drop_forbidden
+from online_draft.decoding.plan import StepPlan
+from online_draft.decoding.runners.base import Runner
+from online_draft.decoding.selection import Selection
+from online_draft.decoding.speculation import SpeculationPolicy
+from online_draft.decoding.verification import Walk
+
+
+@dataclass(slots=True)
+class _Drafted:
+    trees: DraftedTrees
+    selection: Selection
+
+
+class Drafting:
+    """Asks the policy, has the runner draft, keeps what the policy selects, and learns from the outcome."""
+
+    def __init__(self, policy: SpeculationPolicy, nodes: int, width: int, heads: int) -> None:
+        self.policy = policy
+        self._nodes = nodes
+        self._width = width
+        self._heads = heads
+        self._calibration = Calibration(heads)
+        self._last: _Drafted | None = None
+
+    def changed(self, heads: int) -> None:
+        """Another drafter drafts from now on."""
+        if heads == self._heads:
+            self._calibration.forget()
+        else:
+            self._heads = heads
+            self._calibration = Calibration(heads)
+        self.policy.drafter_changed()
+
+    def draft(self, plan: StepPlan, runner: Runner) -> Forest | None:
+        """The nodes to verify for `plan.speculating`; None if there are none.
+
+        Sequences that are not to draft in this step are moved to `plan.plain`.
+        """
+        self._last = None
+        draft = self.policy.plan(len(plan.speculating), len(plan.plain), bool(plan.admitted))
+        nodes = min(self._nodes, plan.node_budget // max(1, len(plan.speculating)))
+        if not draft or not nodes:
+            _decode_plainly(plan)
+            return None
+        drafted = runner.draft(plan.speculating, nodes, self._width)
+        trees = drop_forbidden(drafted, [sequence.mask for sequence in plan.speculating])
+        value_SN = self._calibration.values(trees.logprob_SN, trees.parent_SN, trees.depth_SN)
+        prompt_rows = sum(chunk.count for chunk in plan.chunks)
+        selection = self.policy.select(value_SN, trees.parent_SN, prompt_rows, plan.node_budget)
+        self._last = _Drafted(trees, selection)
+        forest = trees.keep(selection)
+        if not forest.total:
+            _decode_plainly(plan)
+            return None
+        return forest
+
+    def observe(self, walks: list[Walk], plain: int, seconds: float, typical: bool) -> None:
+        """What came of the step: walks of the sequences that drafted, how many others decoded, and its time.
+
+        `typical` is False for steps that also did something else than decoding.
+        """
+        last = self._last
+        if last is not None and len(walks) == len(last.selection.counts):
+            nodes = last.selection.as_drafted([walk.nodes for walk in walks])
+            found = [(walk.tokens, kept) for walk, kept in zip(walks, nodes, strict=True)]
+            trees = last.trees
+            self._calibration.observe(
+                trees.token_SN, trees.parent_SN, trees.depth_SN, trees.logprob_SN, found
+            )
+        committed = plain + sum(len(walk.tokens) for walk in walks)
+        self.policy.observe(seconds, committed, typical)
+
+    def report(self) -> dict[str, Any]:
+        """`calibration` (predicted and observed acceptance by depth), `buckets` (steps by nodes verified)."""
+        return {"calibration": self._calibration.report(), **self.policy.report()}
+
+
+def _decode_plainly(plan: StepPlan) -> None:
+    plan.plain = plan.speculating + plan.plain
+    plan.speculating = []

@@ -1,0 +1,101 @@
+"""How an engine's memory is divided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from online_draft.decoding.config import EngineConfig
+from online_draft.errors import ConfigError
+from online_draft.models.config import TargetConfig
+from online_draft.models.target import PACK_LIMIT_BYTES, Target
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes of a budget by what they are for; `kv_tokens` is what fits into `kv`. `step` is the working
+    memory of one step and the feature ring; what rounding leaves is in none of them."""
+
+    target: int
+    drafter: int
+    learner: int
+    step: int
+    kv: int
+    kv_tokens: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all, at most the budget."""
+        return self.target + self.drafter + self.learner + self.step + self.kv
+
+
+def split_memory(
+    budget: int,
+    target: int,
+    step: int,
+    kv_token: int,
+    block_size: int,
+    drafter_share: float = 0.0,
+    learner_share: float = 0.0,
+) -> MemoryPlan:
+    """Divide `budget` bytes: target and step as given, shares for drafter and learner, the rest for KV.
+
+    `kv_token` is the size of one token's keys and values. KV comes in whole blocks, one of them for padding
+    and not counted in `kv_tokens`. ConfigError when not even one block is left.
+    """
+    drafter, learner = int(budget * drafter_share), int(budget * learner_share)
+    block = block_size * kv_token
+    left = budget - target - step - drafter - learner
+    blocks = left // block
+    if blocks < 2:
+        least = target + step + drafter + learner + 2 * block
+        raise ConfigError(
+            "engine.memory_bytes",
+            f"{budget} bytes leave {max(0, left)} for the KV cache: the target takes {target}, "
+            f"a step {step}, drafters {drafter}, the learner {learner}; at least {least} are needed",
+        )
+    return MemoryPlan(target, drafter, learner, step, blocks * block, (blocks - 1) * block_size)
+
+
+def kv_tokens_for(config: EngineConfig, target: Target) -> int:
+    """Tokens that the KV cache of an engine holds: as configured, or what its memory budget leaves."""
+    if config.memory_bytes is None:
+        return config.kv_tokens
+    return plan_memory(config.memory_bytes, config, target).kv_tokens
+
+
+def plan_memory(budget: int, config: EngineConfig, target: Target) -> MemoryPlan:
+    """`split_memory` for a loaded target."""
+    sizes, dtype = target.config, target.dtype
+    return split_memory(
+        budget,
+        target=target_bytes(target),
+        step=step_bytes(config, sizes, dtype),
+        kv_token=kv_token_bytes(sizes, dtype),
+        block_size=config.block_size,
+        drafter_share=config.drafter_share if config.tree_nodes else 0.0,
+        learner_share=config.learner_share,
+    )
+
+
+def target_bytes(target: Target) -> int:
+    """A target's weights, twice where a packed copy is made."""
+    weights = sum(parameter.nbytes for parameter in target.parameters())
+    packed = target.device.type == "cpu" and weights <= PACK_LIMIT_BYTES
+    return weights * (1 + packed)
+
+
+def kv_token_bytes(sizes: TargetConfig, dtype: torch.dtype) -> int:
+    """Keys and values of one token in all layers."""
+    return 2 * sizes.num_layers * sizes.num_kv_heads * sizes.head_dim * dtype.itemsize
+
+
+def step_bytes(config: EngineConfig, sizes: TargetConfig, dtype: torch.dtype) -> int:
+    """The feature ring, and a generous bound on what one step of `step_rows` rows allocates: hidden rows,
+    projections, logits with noise and scores."""
+    ring = config.max_sequences * config.feature_window * (sizes.hidden_size * dtype.itemsize + 8)
+    projected = (sizes.num_heads + 2 * sizes.num_kv_heads) * sizes.head_dim
+    row = 4 * sizes.hidden_size + 2 * projected + 3 * sizes.intermediate_size
+    logits = 3 * sizes.vocab_size * max(4, dtype.itemsize)
+    return ring + config.step_rows * (row * dtype.itemsize + logits)

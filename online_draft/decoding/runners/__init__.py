@@ -1,0 +1,1 @@
+"""How a planned step is run on a device: `eager` in torch anywhere, `native` as compiled code on CPUs."""

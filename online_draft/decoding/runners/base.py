@@ -1,0 +1,87 @@
+"""What the engine needs of whatever runs its steps.
+
+Shapes: S sequences, N rows of the flat batch, M rows with logits, F hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from online_draft.decoding.batch import SlotTable
+from online_draft.decoding.forest import DraftedTrees, Forest
+from online_draft.decoding.plan import StepPlan
+from online_draft.decoding.sequence import Sequence
+from online_draft.models.drafter import Drafter, DraftState
+from online_draft.models.kv import KVCache
+from online_draft.models.ring import FeatureRing
+
+Sample = Callable[[int, float, int], int]
+"""(logit row, temperature, noise key) -> token: one choice without a batch."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """A step's results and where each part's rows are.
+
+    Tree i's root is row `tree_starts[i]`, its nodes follow; then come the plain roots from `plain_start` on
+    (for all of them a row is also its logits' row), then prompt chunks, whose `chunk_starts` are rows. The
+    logits of chunks that end in the root follow those of the plain roots.
+    """
+
+    hidden_NF: Tensor
+    logits_MV: Tensor
+    tree_starts: list[int]
+    plain_start: int
+    chunk_starts: list[int]
+    best_M: list[int] | None = None
+    """The largest logit's token of each row, where that cost nothing extra."""
+    sample: Sample | None = None
+
+
+@dataclass(slots=True)
+class Moves:
+    """What a step leaves behind: accepted KV rows to move together, hidden rows for the feature ring.
+
+    `sources` and `destinations` are KV slots. `rows` are rows of the step, sequence after sequence, `counts`
+    how many of them go to each of `slots`; `tokens` followed them.
+    """
+
+    sources: list[int] = field(default_factory=list)
+    destinations: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+
+class Runner(Protocol):
+    """Runs steps on one device. Owns nothing but scratch: cache, ring and slot table are the engine's."""
+
+    def set_drafter(self, drafter: Drafter | None, state: DraftState | None) -> None:
+        """Draft with these weights, as they are now, from the next call on."""
+        ...
+
+    def draft(self, sequences: list[Sequence], nodes: int, width: int) -> DraftedTrees:
+        """One tree of at most `nodes` nodes per sequence, at most `width` of a depth followed."""
+        ...
+
+    def run(self, plan: StepPlan, forest: Forest | None) -> Rows:
+        """One target step; `forest` belongs to `plan.speculating`. Writes the rows' K/V into their slots."""
+        ...
+
+    def apply(self, moves: Moves, rows: Rows) -> None:
+        """Compact the cache and feed the ring."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The tensors that runners of one engine share."""
+
+    kv: KVCache
+    ring: FeatureRing
+    slots: SlotTable

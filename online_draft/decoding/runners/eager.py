@@ -1,0 +1,72 @@
+"""Steps in torch, on any device: trees padded to the same size, masks made per step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from online_draft.decoding.batch import build_batch
+from online_draft.decoding.forest import DraftedTrees, Forest
+from online_draft.decoding.plan import StepPlan
+from online_draft.decoding.runners.base import Memory, Moves, Rows
+from online_draft.decoding.sequence import Sequence
+from online_draft.decoding.tree import DraftTrees, build_trees
+from online_draft.models.drafter import Drafter, DraftState
+from online_draft.models.target import Target
+
+
+class EagerRunner:
+    """Plain torch operations."""
+
+    def __init__(self, target: Target, memory: Memory) -> None:
+        self._target = target
+        self._memory = memory
+        self._drafter: Drafter | None = None
+        self._state: DraftState | None = None
+
+    def set_drafter(self, drafter: Drafter | None, state: DraftState | None) -> None:
+        """Draft with these heads."""
+        self._drafter, self._state = drafter, state
+
+    def draft(self, sequences: list[Sequence], nodes: int, width: int) -> DraftedTrees:
+        """One tree per sequence. One synchronisation with the device."""
+        assert self._drafter is not None and self._state is not None
+        draft = self._drafter.draft(self._state, self._memory.ring, [s.slot for s in sequences])
+        roots_S = torch.tensor([s.tokens[-1] for s in sequences], device=self._target.device)
+        return DraftedTrees.from_device(build_trees(draft, roots_S, nodes, width))
+
+    def run(self, plan: StepPlan, forest: Forest | None) -> Rows:
+        """One target step."""
+        trees = None if forest is None else _padded(forest, self._target.device)
+        batch = build_batch(plan, trees, self._memory.slots, self._target.config.max_position_embeddings - 1)
+        hidden_NF = self._target(batch.rows, self._memory.kv)
+        chosen_MF = hidden_NF if batch.logit_rows is None else hidden_NF[batch.logit_rows]
+        rows = 0 if trees is None else trees.nodes + 1
+        starts = [index * rows for index in range(len(plan.speculating))] if trees is not None else []
+        return Rows(hidden_NF, self._target.logits(chosen_MF), starts, len(starts) * rows, batch.chunk_starts)
+
+    def apply(self, moves: Moves, rows: Rows) -> None:
+        """Compact the cache and feed the ring."""
+        device = self._target.device
+        if moves.sources:
+            sources, destinations = torch.tensor([moves.sources, moves.destinations], device=device)
+            self._memory.kv.move(sources, destinations)
+        if moves.slots:
+            fresh_NF = rows.hidden_NF[torch.tensor(moves.rows, device=device)]
+            tokens_N = torch.tensor(moves.tokens, device=device)
+            self._memory.ring.append_many(moves.slots, moves.counts, fresh_NF, tokens_N)
+
+
+def _padded(forest: Forest, device: torch.device) -> DraftTrees:
+    """The forest as trees of equal size. Padding hangs below the root and is never walked into."""
+    count_S = np.array(forest.counts)
+    real_SM = np.arange(count_S.max(initial=0)) < count_S[:, None]
+    token_SM = np.zeros(real_SM.shape, np.int64)
+    parent_SM = np.full(real_SM.shape, -1)
+    depth_SM = np.ones(real_SM.shape, np.int64)
+    token_SM[real_SM], parent_SM[real_SM] = forest.token_K, forest.parent_K
+    depth_SM[real_SM] = forest.depth_K
+    token, parent, depth, valid = (
+        torch.from_numpy(part).to(device) for part in (token_SM, parent_SM, depth_SM, real_SM)
+    )
+    return DraftTrees(token, parent, depth, torch.zeros(real_SM.shape, device=device), valid)

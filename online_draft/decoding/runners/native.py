@@ -1,0 +1,94 @@
+"""Steps as compiled code: one call for the draft, one for the target, one for what they leave behind."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from online_draft.decoding.forest import DraftedTrees, Forest
+from online_draft.decoding.plan import StepPlan
+from online_draft.decoding.runners.base import Memory, Moves, Rows
+from online_draft.decoding.sequence import Sequence
+from online_draft.models.drafter import Drafter, DraftState
+from online_draft.models.native.backend import NativeBackend, NativeDrafting
+from online_draft.models.native.target import FlatBatch
+
+_TREE, _CHUNK = 1, 0
+
+
+class NativeRunner:
+    """Every sequence has as many rows as it needs: nothing is padded, no mask is made."""
+
+    def __init__(self, backend: NativeBackend, memory: Memory) -> None:
+        self._backend = backend
+        self._memory = memory
+        self._drafting: NativeDrafting | None = None
+
+    def set_drafter(self, drafter: Drafter | None, state: DraftState | None) -> None:
+        """Packs the drafter's weights as they are now."""
+        self._drafting = None
+        if drafter is not None and state is not None:
+            self._drafting = self._backend.drafting(drafter, state)
+
+    def draft(self, sequences: list[Sequence], nodes: int, width: int) -> DraftedTrees:
+        """One tree per sequence."""
+        assert self._drafting is not None
+        slots, roots = [s.slot for s in sequences], [s.tokens[-1] for s in sequences]
+        token, parent, depth, logprob, _ = self._drafting.trees(self._memory.ring, slots, roots, nodes, width)
+        return DraftedTrees(token, parent, depth, logprob)
+
+    def run(self, plan: StepPlan, forest: Forest | None) -> Rows:
+        """One target step."""
+        tokens: list[int] = []
+        groups: list[tuple[int, int, int, int, int]] = []
+        starts: list[int] = []
+        trees = plan.speculating if forest is not None else []
+        counts = forest.counts if forest is not None else []
+        for sequence, count in zip(trees, counts, strict=True):
+            starts.append(len(tokens))
+            groups.append((sequence.slot, sequence.length, count + 1, _TREE, len(tokens)))
+            tokens.append(sequence.tokens[-1])
+            tokens += [0] * count
+        plain_start = len(tokens)
+        for sequence in plan.plain:
+            groups.append((sequence.slot, sequence.length, 1, _CHUNK, len(tokens)))
+            tokens.append(sequence.tokens[-1])
+        logit_rows = list(range(len(tokens)))
+        chunk_starts = []
+        for chunk in plan.chunks:
+            chunk_starts.append(len(tokens))
+            groups.append((chunk.sequence.slot, chunk.start, chunk.count, _CHUNK, len(tokens)))
+            tokens += chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
+            if chunk.last:
+                logit_rows.append(len(tokens) - 1)
+        token_N = np.array(tokens, dtype=np.int64)
+        parent_N = np.full(len(tokens), -1, dtype=np.int32)
+        if forest is not None and forest.total:
+            # A node's row is its place among all nodes, plus one root for each tree up to its own.
+            row_K = np.arange(forest.total) + np.repeat(np.arange(1, len(counts) + 1), counts)
+            token_N[row_K] = forest.token_K
+            parent_N[row_K] = forest.parent_K + 1
+        batch = FlatBatch(token_N, parent_N, np.array(groups, dtype=np.int64))
+        if plan.chunks:
+            batch.logit_rows_M = np.array(logit_rows, dtype=np.int64)
+        memory, target = self._memory, self._backend.target
+        hidden_NF, logits_MV, best_M = target.step(batch, memory.slots.table, memory.kv)
+
+        def sample(row: int, temperature: float, key: int) -> int:
+            return target.sample(logits_MV[row], temperature, key)
+
+        return Rows(hidden_NF, logits_MV, starts, plain_start, chunk_starts, best_M.tolist(), sample)
+
+    def apply(self, moves: Moves, rows: Rows) -> None:
+        """Compact the cache and feed the ring."""
+        memory = self._memory
+        places = memory.ring.claim(moves.slots, moves.counts)
+        self._backend.commit.apply(
+            memory.kv,
+            moves.sources,
+            moves.destinations,
+            memory.ring,
+            places,
+            rows.hidden_NF,
+            moves.rows,
+            moves.tokens,
+        )

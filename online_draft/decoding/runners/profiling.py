@@ -1,0 +1,140 @@
+"""What a step costs by its size: measured once on a machine, then read from disk."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+
+from online_draft.decoding.batch import SlotTable
+from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.forest import Forest
+from online_draft.decoding.plan import StepPlan
+from online_draft.decoding.profile import (
+    ProfileKey,
+    StepProfile,
+    default_cache_dir,
+    load_profile,
+    measure_profile,
+    row_buckets,
+    save_profile,
+)
+from online_draft.decoding.runners.base import Memory, Runner
+from online_draft.decoding.sequence import Sequence
+from online_draft.models.drafter import Drafter
+from online_draft.models.kv import KVCache
+from online_draft.models.ring import FeatureRing
+from online_draft.models.target import Target
+
+_CONTEXT = 128
+"""Tokens that each sequence attends to while a step is timed."""
+_BUDGET_S = 0.5
+
+
+@dataclass(slots=True)
+class _Stand:
+    """As much of a sequence as a runner looks at."""
+
+    slot: int
+    length: int
+    tokens: list[int]
+
+
+def step_profile(
+    make: Callable[[Memory], Runner],
+    target: Target,
+    fingerprint: str,
+    drafter: Drafter,
+    config: EngineConfig,
+    kernel: str,
+    threads: int,
+) -> StepProfile:
+    """The profile of this target on this machine: from disk, else measured in about half a second and kept.
+
+    `make` gives a runner on memory of its own; `kernel` names the code that runs.
+    """
+    rows = row_buckets(config.max_sequences, config.tree_nodes)
+    key = ProfileKey(fingerprint, _device_name(target.device), str(target.dtype), threads, kernel)
+    profile = load_profile(default_cache_dir(), key, rows)
+    if profile is None:
+        profile = _measure(make, target, drafter, config, rows)
+        save_profile(default_cache_dir(), key, profile)
+    return profile
+
+
+@torch.inference_mode()
+def _measure(
+    make: Callable[[Memory], Runner],
+    target: Target,
+    drafter: Drafter,
+    config: EngineConfig,
+    rows: tuple[int, ...],
+) -> StepProfile:
+    count, context = config.max_sequences, min(_CONTEXT, target.config.max_position_embeddings // 2)
+    width = -(-max(rows) // count) + max(rows)
+    device = target.device
+    table = SlotTable(count, context + width, device)
+    # All sequences read the same context and write rows of their own.
+    own = torch.arange(count * width, device=device).view(count, width) + context
+    table.table[:, :context] = torch.arange(context, device=device)
+    table.table[:, context:] = own
+    kv = KVCache(target.config, context + count * width, target.dtype, device)
+    ring = FeatureRing(count, config.feature_window, target.config.hidden_size, target.dtype, device)
+    for slot in range(count):
+        ring.append(
+            slot,
+            torch.zeros(context, ring.hidden_RF.shape[1], dtype=target.dtype, device=device),
+            torch.zeros(context, dtype=torch.int64, device=device),
+        )
+    runner = make(Memory(kv, ring, table))
+    runner.set_drafter(drafter, drafter.new_state(count))
+
+    def stands(sequences: int) -> list[Sequence]:
+        return [cast("Sequence", _Stand(slot, context, [0])) for slot in range(sequences)]
+
+    def settle() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def run(total: int, sequences: int) -> None:
+        counts = [total // sequences - 1 + (index < total % sequences) for index in range(sequences)]
+        nodes = sum(counts)
+        plan = StepPlan()
+        if nodes:
+            plan.speculating = stands(sequences)
+            parent_K = np.concatenate([np.arange(-1, n - 1) // 2 for n in counts])
+            forest = Forest(counts, np.zeros(nodes, np.int64), parent_K, _depths(parent_K, counts))
+            runner.run(plan, forest)
+        else:
+            plan.plain = stands(sequences)
+            runner.run(plan, None)
+        settle()
+
+    def draft(sequences: int) -> None:
+        runner.draft(stands(sequences), config.tree_nodes, config.tree_width)
+        settle()
+
+    return measure_profile(run, draft, rows, count, time.perf_counter, _BUDGET_S)
+
+
+def _depths(parent_K: np.ndarray, counts: list[int]) -> np.ndarray:
+    depths: list[int] = []
+    start = 0
+    for count in counts:
+        own: list[int] = []
+        for parent in parent_K[start : start + count].tolist():
+            own.append(1 if parent < 0 else own[parent] + 1)
+        depths += own
+        start += count
+    return np.array(depths, dtype=np.int64)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {platform.machine()} {platform.processor()}"
