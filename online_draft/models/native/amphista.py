@@ -5,7 +5,6 @@ Shapes: S sequences, K heads, V vocabulary, F hidden size, O outputs, I inputs.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from online_draft.models.amphista import Amphista
 from online_draft.models.amphista_serving import AmphistaServing
-from online_draft.models.layers import AttentionLayer
-from online_draft.models.native.pack import NAMES, Weights, pack, pack_heads, pack_pairs
+from online_draft.models.native.pack import Packing, Weights
 from online_draft.models.native.pool import Pool, own
 from online_draft.models.ring import FeatureRing
 
@@ -27,30 +25,32 @@ class NativeAmphista:
     """
 
     def __init__(
-        self, library: ctypes.CDLL, drafter: Amphista, state: AmphistaServing, lm_head: Tensor, pool: Pool
+        self,
+        packing: Packing,
+        drafter: Amphista,
+        state: AmphistaServing,
+        pool: Pool,
+        lm_head: Tensor | None = None,
     ) -> None:
+        """`lm_head` is the target's where it is packed in the same way; else it is packed here."""
         c = self.config = drafter.config
-        name = NAMES[drafter.place_KF.dtype]
+        library, name = packing.library, packing.name
         self._state = state
         self._pool = pool
         weights = Weights()
 
-        def layer(source: AttentionLayer) -> None:
-            weights.copy(source.attention_norm.weight)
-            weights.give(pack_heads(library, source.qkv.weight, c.hidden_size // c.attention_heads))
-            weights.give(pack(library, source.out.weight))
-            weights.copy(source.mlp_norm.weight)
-            weights.give(pack_pairs(library, source.gate_up.weight), pack(library, source.down.weight))
-
-        for stage in (*drafter.stage_layers, *drafter.block_layers):
-            layer(stage)
-        weights.give(pack(library, drafter.join.weight) if c.stages else None)
+        for layer in (*drafter.stage_layers, *drafter.block_layers):
+            weights.copy(layer.attention_norm.weight, layer.mlp_norm.weight)
+            weights.give(packing.heads(layer.qkv.weight, c.hidden_size // c.attention_heads))
+            weights.give(packing.plain(layer.out.weight), packing.pairs(layer.gate_up.weight))
+            weights.give(packing.plain(layer.down.weight))
         weights.give(drafter.shared.embedding_VF.detach())
         weights.give(drafter.rope.table(drafter.place_KF.device, drafter.place_KF.dtype))
-        residual_KOI = drafter.residual_KFF.detach().transpose(1, 2)
-        weights.give(torch.cat([pack(library, residual_OI) for residual_OI in residual_KOI]))
         weights.copy(drafter.place_KF, drafter.norm.weight)
-        weights.give(lm_head)
+        weights.give(packing.plain(drafter.join.weight) if c.stages else None)
+        residual_KOI = drafter.residual_KFF.detach().transpose(1, 2)
+        weights.give(torch.cat([packing.plain(residual_OI) for residual_OI in residual_KOI]))
+        weights.give(packing.plain(drafter.shared.lm_head_VF) if lm_head is None else lm_head)
         self._weights = weights
         self._memory = np.array([kv.data_ptr() for kv in state.kv] or [0], dtype=np.int64)
         sizes = np.array(

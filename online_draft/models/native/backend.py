@@ -16,7 +16,7 @@ from online_draft.models.drafter import Drafter, DraftState
 from online_draft.models.kv import KVCache
 from online_draft.models.native.amphista import NativeAmphista
 from online_draft.models.native.commit import NativeCommit
-from online_draft.models.native.pack import NAMES
+from online_draft.models.native.pack import NAMES, Packing
 from online_draft.models.native.pool import Pool
 from online_draft.models.native.target import FlatBatch, NativeTarget
 from online_draft.models.native.trees import NativeTrees, TreeArrays
@@ -53,22 +53,27 @@ class NativeBackend:
 
     def drafting(self, drafter: Drafter, state: DraftState) -> NativeDrafting:
         """A drafter's part of the step; weights are those of the moment."""
-        return NativeDrafting(self._library, drafter, state, self)
+        return NativeDrafting(self._library, drafter, state, self.target, self.pool)
 
 
 class NativeDrafting:
-    """From the feature ring to trees: Amphista's heads compiled, other drafters' in torch, trees compiled."""
+    """From the feature ring to trees: Amphista's heads compiled, other drafters' in torch, trees compiled.
+
+    In float32 a drafter's weights are stored as bfloat16: that changes drafts a little and outputs never.
+    """
 
     def __init__(
-        self, library: ctypes.CDLL, drafter: Drafter, state: DraftState, backend: NativeBackend
+        self, library: ctypes.CDLL, drafter: Drafter, state: DraftState, target: NativeTarget, pool: Pool
     ) -> None:
         self._drafter = drafter
         self._state = state
+        self._dtype = target.dtype
+        packing = Packing(library, target.dtype, half=True)
         self._heads: NativeAmphista | None = None
         if isinstance(drafter, Amphista) and isinstance(state, AmphistaServing):
-            self._heads = NativeAmphista(library, drafter, state, backend.target.lm_head, backend.pool)
-        self._dtype = backend.target.dtype
-        self._trees = NativeTrees(library, self._dtype, backend.pool, drafter.markov)
+            shared = target.lm_head if target.packing.name == packing.name else None
+            self._heads = NativeAmphista(packing, drafter, state, pool, shared)
+        self._trees = NativeTrees(packing, pool, drafter.markov)
 
     def trees(
         self, ring: FeatureRing, slots: Sequence[int], roots: Sequence[int], nodes: int, width: int

@@ -148,25 +148,29 @@ def _declare(library: ctypes.CDLL) -> None:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.od_pool_new.argtypes, library.od_pool_new.restype = (number, number), pointer
     library.od_pool_free.argtypes, library.od_pool_free.restype = (pointer,), None
-    for name in ("f32", "f64"):
-        signatures = {
-            "pack": ((pointer, number, number, pointer), None),
-            "target_new": ((pointer, pointer, pointer, ctypes.c_double), pointer),
-            "target_free": ((pointer,), None),
-            "target_step": ((pointer, pointer), None),
-            "amphista_new": ((pointer, pointer, pointer, pointer, ctypes.c_double), pointer),
-            "amphista_free": ((pointer,), None),
-            "amphista_draft": ((pointer, pointer), None),
-            "amphista_rebuild": ((pointer, pointer), None),
-            "trees_new": ((pointer,), pointer),
-            "trees_free": ((pointer,), None),
-            "trees_build": ((pointer, pointer), None),
-            "commit": ((pointer,), None),
-            "sample": ((pointer, number, ctypes.c_double, number), number),
-        }
+    made, used = (pointer, pointer, pointer, ctypes.c_double), (pointer, pointer)
+    by_storage = {
+        "pack": ((pointer, number, number, pointer), None),
+        "target_new": (made, pointer),
+        "target_free": ((pointer,), None),
+        "target_step": (used, None),
+        "amphista_new": ((pointer, *made), pointer),
+        "amphista_free": ((pointer,), None),
+        "amphista_draft": (used, None),
+        "amphista_rebuild": (used, None),
+        "trees_new": ((pointer,), pointer),
+        "trees_free": ((pointer,), None),
+        "trees_build": (used, None),
+    }
+    by_type = {
+        "commit": ((pointer,), None),
+        "sample": ((pointer, number, ctypes.c_double, number), number),
+    }
+    for signatures, names in ((by_storage, ("f32", "f32_bf16", "f64")), (by_type, ("f32", "f64"))):
         for function, (arguments, result) in signatures.items():
-            entry = getattr(library, f"od_{function}_{name}")
-            entry.argtypes, entry.restype = arguments, result
+            for name in names:
+                entry = getattr(library, f"od_{function}_{name}")
+                entry.argtypes, entry.restype = arguments, result
 
 
 def _version(compiler: str) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from online_draft.models.kv import KVCache
-from online_draft.models.native.pack import NAMES, Weights, pack, pack_heads, pack_pairs
+from online_draft.models.native.pack import NAMES, Packing, Weights, fits_bfloat16
 from online_draft.models.native.pool import Pool, own
 from online_draft.models.target import Target
 
@@ -40,17 +40,20 @@ class NativeTarget:
 
     def __init__(self, library: ctypes.CDLL, target: Target, pool: Pool) -> None:
         c = self.config = target.config
-        self.lm_head = pack(library, target.lm_head_VF)
+        packed = [
+            w for layer in target.decoder_layers for w in (layer.qkv, layer.output, layer.gate_up, layer.down)
+        ]
+        half = target.dtype == torch.float32 and fits_bfloat16(target.lm_head_VF, *packed)
+        self.packing = packing = Packing(library, target.dtype, half)
+        self.lm_head = packing.plain(target.lm_head_VF)
         weights = Weights()
         for layer in target.decoder_layers:
-            weights.copy(layer.attention_norm)
-            weights.give(pack_heads(library, layer.qkv, c.head_dim))
-            weights.copy(layer.qkv_bias, layer.query_norm, layer.key_norm)
-            weights.give(pack(library, layer.output))
+            weights.copy(layer.attention_norm, layer.qkv_bias, layer.query_norm, layer.key_norm)
             weights.copy(layer.output_bias, layer.mlp_norm)
-            weights.give(pack_pairs(library, layer.gate_up), pack(library, layer.down))
+            weights.give(packing.heads(layer.qkv, c.head_dim), packing.plain(layer.output))
+            weights.give(packing.pairs(layer.gate_up), packing.plain(layer.down))
         weights.copy(target.embedding, target.norm)
-        weights.give(self.lm_head, target.rope.table(target.device, target.dtype))
+        weights.give(target.rope.table(target.device, target.dtype), self.lm_head)
         self._weights = weights
         sizes = np.array(
             [
@@ -81,7 +84,7 @@ class NativeTarget:
         return int(self._sample(logits_V.data_ptr(), self.config.vocab_size, temperature, key))
 
     def _start(self, pool: Pool) -> None:
-        library, name = self._library, NAMES[self.dtype]
+        library, name = self._library, self.packing.name
         self._pool = pool
         make = getattr(library, f"od_target_new_{name}")
         pointers = self._weights.pointers()
@@ -90,7 +93,7 @@ class NativeTarget:
         )
         own(self, getattr(library, f"od_target_free_{name}"), self._handle)
         self._step = getattr(library, f"od_target_step_{name}")
-        self._sample = getattr(library, f"od_sample_{name}")
+        self._sample = getattr(library, f"od_sample_{NAMES[self.dtype]}")
         self._arguments = np.zeros(14, dtype=np.int64)
         self._address = self._arguments.ctypes.data
 

@@ -5,16 +5,14 @@ Shapes: S sequences, K heads, V vocabulary, N nodes.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from online_draft.models.drafter import MarkovTerm
-from online_draft.models.native.pack import NAMES, pack
+from online_draft.models.native.pack import Packing
 from online_draft.models.native.pool import Pool, own
 
 TreeArrays = tuple[
@@ -26,10 +24,8 @@ TreeArrays = tuple[
 class NativeTrees:
     """Builds trees as `decoding.tree.build_trees` does; with a Markov term from packed weights."""
 
-    def __init__(
-        self, library: ctypes.CDLL, dtype: torch.dtype, pool: Pool, markov: MarkovTerm | None = None
-    ) -> None:
-        name = NAMES[dtype]
+    def __init__(self, packing: Packing, pool: Pool, markov: MarkovTerm | None = None) -> None:
+        library, name = packing.library, packing.name
         self._pool = pool
         self._handle = getattr(library, f"od_trees_new_{name}")(pool.handle)
         own(self, getattr(library, f"od_trees_free_{name}"), self._handle)
@@ -40,7 +36,7 @@ class NativeTrees:
         if markov is not None:
             self._rank = markov.input_VR.shape[1]
             self._input = markov.input_VR.detach().clone().contiguous()
-            self._output = pack(library, markov.output_VR)
+            self._output = packing.plain(markov.output_VR)
 
     def build(self, logits_SKV: Tensor, roots: Sequence[int], nodes: int, width: int) -> TreeArrays:
         """The `nodes` most probable nodes below each root; at most `width` of a depth are followed."""

@@ -14,14 +14,18 @@ struct DraftArguments {
   int64_t sequences, slots, first, end, position, hidden, tokens, memory, logits, ring;
 };
 
-template <class T> class Amphista {
+template <class T, class W> class Amphista {
 public:
-  // weights: 6 pointers a layer (attention norm, qkv, out, norm, gate_up, down), stages then block; then join,
-  // embedding, rotations, residuals, places, final norm, LM head; then the source of each head.
-  Amphista(Pool *pool, const AmphistaSizes &sizes, const T *const *w, const int64_t *sources, double eps)
+  // w: 6 pointers a layer in the order of Layer, stages then block; then embedding, rotations, places, final norm,
+  // join, residuals, LM head.
+  Amphista(Pool *pool, const AmphistaSizes &sizes, const void *const *w, const int64_t *sources, double eps)
       : m_(pool, Norm::layer, T(eps)), s_(sizes), eps_(T(eps)), sources_(sources, sources + sizes.drafts) {
-    for (int64_t i = 0; i < s_.stages + s_.block; ++i, w += 6) layers_.push_back({w[0], w[1], w[2], w[3], w[4], w[5]});
-    join_ = w[0], embedding_ = w[1], rotations_ = w[2], residuals_ = w[3], places_ = w[4], norm_ = w[5], lm_head_ = w[6];
+    const auto whole = [&] { return static_cast<const T *>(*w++); };
+    const auto packed = [&] { return static_cast<const W *>(*w++); };
+    for (int64_t i = 0; i < s_.stages + s_.block; ++i)
+      layers_.push_back({whole(), whole(), packed(), packed(), packed(), packed()});
+    embedding_ = whole(), rotations_ = whole(), places_ = whole(), norm_ = whole();
+    join_ = packed(), residuals_ = packed(), lm_head_ = packed();
   }
 
   void draft(const DraftArguments &a) {
@@ -104,7 +108,8 @@ private:
   static constexpr int64_t NEVER = -(int64_t(1) << 40);
 
   struct Layer {
-    const T *attention_norm, *qkv, *out, *norm, *gate_up, *down;
+    const T *attention_norm, *norm;
+    const W *qkv, *out, *gate_up, *down;
   };
   struct Row {
     int64_t sequence, position, place, token; // place: entry of the memory that this row fills
@@ -218,12 +223,13 @@ private:
     m_.feed_forward(x, left, F, w.norm, w.gate_up, w.down, s_.inner);
   }
 
-  Machine<T> m_;
+  Machine<T, W> m_;
   AmphistaSizes s_;
   T eps_;
   std::vector<int64_t> sources_;
   std::vector<Layer> layers_;
-  const T *join_, *embedding_, *rotations_, *residuals_, *places_, *norm_, *lm_head_;
+  const T *embedding_, *rotations_, *places_, *norm_;
+  const W *join_, *residuals_, *lm_head_;
   std::vector<Row> rows_;
   std::vector<int64_t> contexts_, newest_, wanted_, identity_;
   std::vector<T> x_, joined_, features_, queries_, attended_, drafts_, block_memory_, rebuilt_, normed_;

@@ -1,23 +1,31 @@
 // Products of rows with packed weights. Every output is one sum over k in ascending order, whatever the number
 // of rows: a row's result does not depend on what else is in the batch.
 #pragma once
+#include <type_traits>
 #include "vector.h"
 
 namespace od {
 
 // A weight [outs, ins] as panels of 16 outputs: [outs / 16][ins][16], padded with zeros.
-template <class T> void pack(const T *weight, int64_t outs, int64_t ins, T *panels) {
+// Weights may be stored narrower (W) than the type that is computed in (T).
+template <class T, class W> void pack(const T *weight, int64_t outs, int64_t ins, W *panels) {
+  const auto stored = [](T x) {
+    if constexpr (std::is_same_v<W, Half>)
+      return narrowed(float(x));
+    else
+      return x;
+  };
   for (int64_t o = 0; o < padded(outs); ++o)
     for (int64_t k = 0; k < ins; ++k)
-      panels[(o / LANES * ins + k) * LANES + o % LANES] = o < outs ? weight[o * ins + k] : T(0);
+      panels[(o / LANES * ins + k) * LANES + o % LANES] = stored(o < outs ? weight[o * ins + k] : T(0));
 }
 
-template <class T, int R, int P>
-inline void tile(const T *x, int64_t ldx, const T *w, int64_t ins, T *y, int64_t ldy) {
+template <class T, class W, int R, int P>
+inline void tile(const T *x, int64_t ldx, const W *w, int64_t ins, T *y, int64_t ldy) {
   Vec<T> acc[R][P] = {};
   for (int64_t k = 0; k < ins; ++k) {
     Vec<T> panel[P];
-    for (int p = 0; p < P; ++p) panel[p] = load(w + (p * ins + k) * LANES);
+    for (int p = 0; p < P; ++p) panel[p] = load_weights<T>(w + (p * ins + k) * LANES);
     for (int r = 0; r < R; ++r)
       for (int p = 0; p < P; ++p) acc[r][p] += panel[p] * x[r * ldx + k];
   }
@@ -25,33 +33,39 @@ inline void tile(const T *x, int64_t ldx, const T *w, int64_t ins, T *y, int64_t
     for (int p = 0; p < P; ++p) store(y + r * ldy + p * LANES, acc[r][p]);
 }
 
-template <class T, int P>
-inline void rows_of(const T *x, int64_t ldx, int64_t rows, const T *w, int64_t ins, T *y, int64_t ldy) {
-  while (rows >= 6) {
-    tile<T, 6, P>(x, ldx, w, ins, y, ldy);
-    x += 6 * ldx, y += 6 * ldy, rows -= 6;
-  }
-  switch (rows) {
-  case 5: return tile<T, 5, P>(x, ldx, w, ins, y, ldy);
-  case 4: return tile<T, 4, P>(x, ldx, w, ins, y, ldy);
-  case 3: return tile<T, 3, P>(x, ldx, w, ins, y, ldy);
-  case 2: return tile<T, 2, P>(x, ldx, w, ins, y, ldy);
-  case 1: return tile<T, 1, P>(x, ldx, w, ins, y, ldy);
-  }
+// One tile of `rows` rows, at most R.
+template <class T, class W, int R, int P>
+inline void up_to(int64_t rows, const T *x, int64_t ldx, const W *w, int64_t ins, T *y, int64_t ldy) {
+  if constexpr (R > 1)
+    if (rows < R) return up_to<T, W, R - 1, P>(rows, x, ldx, w, ins, y, ldy);
+  tile<T, W, R, P>(x, ldx, w, ins, y, ldy);
 }
 
-// y[rows, panels * 16] = x[rows, ins] times `panels` consecutive panels.
-template <class T>
-void product(const T *x, int64_t ldx, int64_t rows, const T *w, int64_t panels, int64_t ins, T *y, int64_t ldy) {
-  while (panels >= 4) {
-    rows_of<T, 4>(x, ldx, rows, w, ins, y, ldy);
-    w += 4 * ins * LANES, y += 4 * LANES, panels -= 4;
+// All rows in tiles of at most R, as equal as possible, for P panels at a time.
+template <class T, class W, int R, int P>
+void tiled(const T *x, int64_t ldx, int64_t rows, const W *w, int64_t panels, int64_t ins, T *y, int64_t ldy) {
+  for (; panels >= P; panels -= P, w += P * ins * LANES, y += P * LANES) {
+    int64_t done = 0;
+    for (int64_t tiles = (rows + R - 1) / R; tiles > 0; --tiles) {
+      const int64_t here = (rows - done + tiles - 1) / tiles;
+      up_to<T, W, R, P>(here, x + done * ldx, ldx, w, ins, y + done * ldy, ldy);
+      done += here;
+    }
   }
-  switch (panels) {
-  case 3: return rows_of<T, 3>(x, ldx, rows, w, ins, y, ldy);
-  case 2: return rows_of<T, 2>(x, ldx, rows, w, ins, y, ldy);
-  case 1: return rows_of<T, 1>(x, ldx, rows, w, ins, y, ldy);
-  }
+  if constexpr (P > 1)
+    if (panels) tiled<T, W, R, P - 1>(x, ldx, rows, w, panels, ins, y, ldy);
+}
+
+// y[rows, panels * 16] = x[rows, ins] times `panels` consecutive panels. Tiles are as large as the registers hold:
+// 24 to 28 accumulators, so that each weight that is read, and widened, serves as many rows as possible.
+template <class T, class W>
+void product(const T *x, int64_t ldx, int64_t rows, const W *w, int64_t panels, int64_t ins, T *y, int64_t ldy) {
+  if (rows <= 6)
+    tiled<T, W, 6, 4>(x, ldx, rows, w, panels, ins, y, ldy);
+  else if (rows <= 8)
+    tiled<T, W, 8, 3>(x, ldx, rows, w, panels, ins, y, ldy);
+  else
+    tiled<T, W, 14, 2>(x, ldx, rows, w, panels, ins, y, ldy);
 }
 
 // y = weight * x / sqrt(mean(x^2) + eps), per row. `weight` may be null.

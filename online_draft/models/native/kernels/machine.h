@@ -25,7 +25,7 @@ template <class T> struct Scratch {
 
 enum class Norm { rms, layer };
 
-template <class T> class Machine {
+template <class T, class W> class Machine {
 public:
   Machine(Pool *pool, Norm norm, T eps) : pool_(pool), kind_(norm), eps_(eps), scratch_(pool->threads()) {}
 
@@ -58,7 +58,7 @@ public:
   }
 
   // y[rows, outs] = or += x[rows, ins] times weight, plus bias
-  void linear(const T *x, int64_t ldx, int64_t ins, int64_t rows, const T *weight, const T *bias, T *y, int64_t outs,
+  void linear(const T *x, int64_t ldx, int64_t ins, int64_t rows, const W *weight, const T *bias, T *y, int64_t outs,
               bool add) {
     panels(padded(outs) / LANES, 1, [&](int64_t first, int64_t count, Scratch<T> &s) {
       const int64_t ld = count * LANES, here = std::min(ld, outs - first * LANES);
@@ -76,7 +76,7 @@ public:
   }
 
   // hidden += down(silu(gate(norm(hidden))) * up(norm(hidden)))
-  void feed_forward(T *hidden, int64_t rows, int64_t size, const T *norm, const T *gate_up, const T *down, int64_t inner) {
+  void feed_forward(T *hidden, int64_t rows, int64_t size, const T *norm, const W *gate_up, const W *down, int64_t inner) {
     inner_.resize(rows * inner);
     panels(padded(inner) / LANES, 1, [&](int64_t first, int64_t count, Scratch<T> &s) {
       const T *x = normed(s, hidden, rows, size, norm);

@@ -4,8 +4,9 @@
 
 namespace od {
 
-template <class T> struct LayerWeights {
-  const T *attention_norm, *qkv, *qkv_bias, *query_norm, *key_norm, *output, *output_bias, *mlp_norm, *gate_up, *down;
+template <class T, class W> struct LayerWeights {
+  const T *attention_norm, *qkv_bias, *query_norm, *key_norm, *output_bias, *mlp_norm;
+  const W *qkv, *output, *gate_up, *down;
 };
 
 // Sizes in the order of this struct, as the caller fills them in.
@@ -18,15 +19,16 @@ struct StepArguments {
   int64_t rows, groups, tokens, parents, group, table, table_stride, kv, kv_slots, hidden, logit_rows, logit_row, logits, best;
 };
 
-template <class T> class Target {
+template <class T, class W> class Target {
 public:
-  // weights: 10 pointers a layer in the order of LayerWeights, then embedding, final norm, LM head, rotations.
-  Target(Pool *pool, const Sizes &sizes, const T *const *weights, double eps)
+  // w: 10 pointers a layer in the order of LayerWeights, then embedding, final norm, rotations, LM head.
+  Target(Pool *pool, const Sizes &sizes, const void *const *w, double eps)
       : m_(pool, Norm::rms, T(eps)), s_(sizes), eps_(T(eps)) {
-    for (int64_t i = 0; i < s_.layers; ++i, weights += 10)
-      layers_.push_back({weights[0], weights[1], weights[2], weights[3], weights[4], weights[5], weights[6], weights[7],
-                         weights[8], weights[9]});
-    embedding_ = weights[0], norm_ = weights[1], lm_head_ = weights[2], rotations_ = weights[3];
+    const auto whole = [&] { return static_cast<const T *>(*w++); };
+    const auto packed = [&] { return static_cast<const W *>(*w++); };
+    for (int64_t i = 0; i < s_.layers; ++i)
+      layers_.push_back({whole(), whole(), whole(), whole(), whole(), whole(), packed(), packed(), packed(), packed()});
+    embedding_ = whole(), norm_ = whole(), rotations_ = whole(), lm_head_ = packed();
   }
 
   void step(const StepArguments &a) {
@@ -75,7 +77,7 @@ private:
   }
 
   void layer(int64_t index, const StepArguments &a) {
-    const LayerWeights<T> &w = layers_[index];
+    const LayerWeights<T, W> &w = layers_[index];
     const int64_t rows = a.rows, F = s_.hidden, D = s_.head_size, G = s_.kv_heads, H = s_.heads;
     const int64_t panels = padded(D) / LANES, wide = H * D, stride = 2 * G * D;
     T *hidden = residual_.data();
@@ -147,11 +149,12 @@ private:
     int64_t group, head, first, rows;
   };
 
-  Machine<T> m_;
+  Machine<T, W> m_;
   Sizes s_;
   T eps_;
-  std::vector<LayerWeights<T>> layers_;
-  const T *embedding_, *norm_, *lm_head_, *rotations_;
+  std::vector<LayerWeights<T, W>> layers_;
+  const T *embedding_, *norm_, *rotations_;
+  const W *lm_head_;
   std::vector<T> residual_, queries_, attended_, chosen_;
   std::vector<Row> rows_;
   std::vector<Unit> units_;

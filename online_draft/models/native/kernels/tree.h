@@ -11,7 +11,7 @@ struct TreeArguments {
   int64_t token, parent, depth, logprob, count;
 };
 
-template <class T> class Trees {
+template <class T, class W> class Trees {
 public:
   explicit Trees(Pool *pool) : m_(pool, Norm::rms, 0) {}
 
@@ -48,13 +48,14 @@ private:
 
   // With a Markov term a head's distribution depends on the parent: one row of scores per frontier node.
   void expand_each(const TreeArguments &a, const T *logits, int64_t depth, int64_t V) {
-    const int64_t W = int64_t(frontier_.size()), rank = a.rank;
-    const T *in = reinterpret_cast<const T *>(a.markov_in), *out = reinterpret_cast<const T *>(a.markov_out);
-    parents_.resize(W * rank), scores_.resize(W * V);
-    for (int64_t i = 0; i < W; ++i) std::memcpy(&parents_[i * rank], in + frontier_[i].token * rank, rank * sizeof(T));
-    m_.linear(parents_.data(), rank, rank, W, out, nullptr, scores_.data(), V, false);
-    children_.resize(W);
-    m_.items(W, [&](int64_t i, Scratch<T> &) {
+    const int64_t width = int64_t(frontier_.size()), rank = a.rank;
+    const T *in = reinterpret_cast<const T *>(a.markov_in);
+    const W *out = reinterpret_cast<const W *>(a.markov_out);
+    parents_.resize(width * rank), scores_.resize(width * V);
+    for (int64_t i = 0; i < width; ++i) std::memcpy(&parents_[i * rank], in + frontier_[i].token * rank, rank * sizeof(T));
+    m_.linear(parents_.data(), rank, rank, width, out, nullptr, scores_.data(), V, false);
+    children_.resize(width);
+    m_.items(width, [&](int64_t i, Scratch<T> &) {
       T *row = &scores_[i * V];
       best_of(row, logits + (frontier_[i].sequence * a.drafts + depth) * V, V, a.width, children_[i]);
     });
@@ -165,7 +166,7 @@ private:
     }
   }
 
-  Machine<T> m_;
+  Machine<T, W> m_;
   std::vector<std::vector<Found>> found_;
   std::vector<Node> frontier_, next_, pool_of_paths_;
   std::vector<std::vector<Child>> children_, shared_;

@@ -26,6 +26,34 @@ template <class T> inline Vec<T> load(const T *p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
+// A bfloat16 as stored: the upper half of a float.
+typedef uint16_t Half;
+inline float widened(Half x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float f;
+  std::memcpy(&f, &bits, sizeof f);
+  return f;
+}
+// Rounded to nearest, ties to even. Not for NaN.
+inline Half narrowed(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return Half((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// Sixteen weights as numbers to compute with.
+template <class T> inline Vec<T> load_weights(const T *p) { return load(p); }
+template <class T> inline Vec<T> load_weights(const Half *p) {
+  typedef uint16_t H __attribute__((vector_size(LANES * 2)));
+  typedef uint32_t U __attribute__((vector_size(LANES * 4)));
+  H h;
+  std::memcpy(&h, p, sizeof h);
+  const U bits = __builtin_convertvector(h, U) << 16;
+  Vec<float> v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
 template <class T> inline void store(T *p, Vec<T> v) { std::memcpy(p, &v, sizeof v); }
 template <class T> inline Vec<T> splat(T x) { return Vec<T>{} + x; }
 

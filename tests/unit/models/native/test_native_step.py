@@ -17,7 +17,7 @@ from online_draft.models.kv import KVCache
 from online_draft.models.loading import random_target
 from online_draft.models.native.amphista import NativeAmphista
 from online_draft.models.native.backend import NativeBackend
-from online_draft.models.native.pack import pack
+from online_draft.models.native.pack import Packing, fits_bfloat16
 from online_draft.models.native.pool import Pool
 from online_draft.models.native.target import FlatBatch, NativeTarget
 from online_draft.models.ring import FeatureRing
@@ -131,7 +131,7 @@ def test_draft_equals_torch_step_by_step(library: ctypes.CDLL, sizes: dict[str, 
     drafter = drafter_for(target, 0, **sizes)
     backend = NativeBackend(library, target, threads=2)
     torch_state, state = drafter.new_state(4), drafter.new_state(4)
-    native = NativeAmphista(library, drafter, state, backend.target.lm_head, backend.pool)
+    native = NativeAmphista(backend.target.packing, drafter, state, backend.pool, backend.target.lm_head)
     ring = FeatureRing(4, 32, 44, target.dtype)
     rng = random.Random(0)
     generator = torch.Generator().manual_seed(0)
@@ -166,7 +166,7 @@ def test_swapped_weights_are_seen(library: ctypes.CDLL) -> None:
         drafting = backend.drafting(drafter, drafter.new_state(1))
         drafting.trees(ring, [0], [5], 4, 2)
         state = drafter.new_state(1)
-        native = NativeAmphista(library, drafter, state, backend.target.lm_head, backend.pool)
+        native = NativeAmphista(backend.target.packing, drafter, state, backend.pool, backend.target.lm_head)
         eager = drafter.draft(drafter.new_state(1), ring, [0]).base_logits_SKV
         torch.testing.assert_close(native.logits(ring, [0]), eager, rtol=0, atol=1e-10)
         seen.append(eager)
@@ -212,7 +212,7 @@ def test_commit_equals_torch(library: ctypes.CDLL) -> None:
 
 def test_packing_pads_with_zeros(library: ctypes.CDLL) -> None:
     weight = torch.arange(18 * 3, dtype=torch.float32).view(18, 3)
-    panels = pack(library, weight).view(2, 3, 16)
+    panels = Packing(library, torch.float32, half=False).plain(weight).view(2, 3, 16)
     assert torch.equal(panels[0], weight[:16].t())
     assert torch.equal(panels[1, :, :2], weight[16:].t())
     assert not panels[1, :, 2:].any()
@@ -229,3 +229,36 @@ def test_sampling_equals_torch(library: ctypes.CDLL, dtype: torch.dtype) -> None
         key = noise_key(index, 0, 0, 3 * index)
         expected = (logits_V / temperature + gumbel([key], tokens_V)[0].to(dtype)).argmax()
         assert native.sample(logits_V, temperature, key) == int(expected)
+
+
+def test_weights_that_fit_are_stored_in_half_the_bytes_without_changing_a_bit(library: ctypes.CDLL) -> None:
+    target = odd_target("qwen3", torch.float32)
+    assert not fits_bfloat16(target.lm_head_VF)
+    whole = NativeTarget(library, target, Pool(library, 1))
+    assert whole.lm_head.dtype == torch.float32
+    for parameter in target.parameters():
+        parameter.copy_(parameter.bfloat16())
+    target.thaw()
+    half = NativeTarget(library, target, Pool(library, 2))
+    assert half.lm_head.dtype == torch.bfloat16
+    batch, table = causal(prompt(target, 21, 6)), torch.arange(32).unsqueeze(0)
+    logits = half.step(batch, table, KVCache(target.config, 32))[1]
+    assert torch.equal(logits, repacked(library, target).step(batch, table, KVCache(target.config, 32))[1])
+
+
+def repacked(library: ctypes.CDLL, target: Target) -> NativeTarget:
+    """The same weights stored as float32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("online_draft.models.native.target.fits_bfloat16", lambda *weights: False)
+        return NativeTarget(library, target, Pool(library, 1))
+
+
+def test_a_float32_drafter_is_stored_as_bfloat16_and_drafts_nearly_the_same(library: ctypes.CDLL) -> None:
+    target = odd_target("llama", torch.float32)
+    drafter = drafter_for(target, 3)
+    backend = NativeBackend(library, target, threads=1)
+    state, ring = drafter.new_state(1), FeatureRing(1, 32, 44)
+    ring.append(0, torch.randn(20, 44, generator=torch.Generator().manual_seed(0)), torch.arange(20))
+    native = NativeAmphista(Packing(library, torch.float32, half=True), drafter, state, backend.pool)
+    expected = drafter.draft(drafter.new_state(1), ring, [0]).base_logits_SKV
+    assert (native.logits(ring, [0]) - expected).abs().mean() < 0.02 * expected.abs().mean()
