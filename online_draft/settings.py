@@ -98,7 +98,8 @@ class Settings(BaseSettings):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda)$")] = "cpu"
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of one replica; by default what torch takes."""
+    """CPU threads of one replica: torch's, and those of compiled kernels unless `engine.threads` is set. By
+    default torch takes its own number, and a probe finds the kernels'."""
     replicas: Annotated[int, Field(ge=1)] = 1
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

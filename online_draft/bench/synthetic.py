@@ -74,6 +74,7 @@ class SyntheticDrafter(Drafter):
         rest = math.log((1 - self.rate) / max(1, vocab_size - 2))
         self._base_KV = torch.full((heads, vocab_size), rest, device=device)
         self._proposed = math.log(self.rate)
+        self._nothing_K1 = torch.zeros(heads, 1, dtype=torch.int64, device=device)
 
     def attach(self, request_in: RequestIn) -> None:
         """How to learn whose slot a slot is: `Engine.request_in`."""
@@ -96,10 +97,13 @@ class SyntheticDrafter(Drafter):
     def _at(self, slot: int, root: int) -> tuple[Tensor, Tensor]:
         """True and proposed tokens [K, 1] behind the root, whose absolute position is given."""
         request = self._request_in(slot)
-        if request is None or request.request_id not in self._answers:
+        if request is None:
+            # A step that is timed runs for nobody.
+            return self._nothing_K1, self._nothing_K1
+        if request.request_id not in self._answers:
             raise RuntimeError(f"the synthetic drafter knows no answer of what runs in slot {slot}")
         prompt, true_PK1, proposed_PK1 = self._answers[request.request_id]
-        place = min(root - prompt, true_PK1.shape[0] - 1)
+        place = max(0, min(root - prompt, true_PK1.shape[0] - 1))
         return true_PK1[place], proposed_PK1[place]
 
     def _plan(self, answer: Sequence[int]) -> tuple[Tensor, Tensor]:

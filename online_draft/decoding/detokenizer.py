@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _REPLACEMENT = "\ufffd"
@@ -18,10 +18,20 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._decode = _decoder(tokenizer)
         self._ids: list[int] = []
         self._shown_from = 0
         self._pending_from = 0
+
+    def push_all(self, token_ids: Sequence[int]) -> str:
+        """`push` for several tokens: the same text in all, for the price of one."""
+        shown = self._decode(self._ids[self._shown_from : self._pending_from])
+        text = self._decode([*self._ids[self._shown_from :], *token_ids])
+        if len(text) <= len(shown) or text.endswith(_REPLACEMENT):
+            return "".join([self.push(token_id) for token_id in token_ids])
+        self._ids += token_ids
+        self._shown_from, self._pending_from = self._pending_from, len(self._ids)
+        return text[len(shown) :]
 
     def push(self, token_id: int) -> str:
         """Text that `token_id` completes; empty while a character is unfinished."""
@@ -41,9 +51,14 @@ class Detokenizer:
         self._shown_from = self._pending_from = len(self._ids)
         return text[len(shown) :]
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True) if ids else ""
-        return text
+
+def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Token ids to text without special tokens: the tokenizer's own core where nothing is done around it."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None or getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)) if ids else ""
+    decode = core.decode
+    return lambda ids: decode(ids, skip_special_tokens=True) if ids else ""
 
 
 class StopMatcher:

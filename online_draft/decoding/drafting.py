@@ -15,7 +15,10 @@ from online_draft.decoding.plan import StepPlan
 from online_draft.decoding.runners.base import Runner
 from online_draft.decoding.selection import Selection
 from online_draft.decoding.speculation import SpeculationPolicy
+from online_draft.decoding.timer import StepTimer
 from online_draft.decoding.verification import Walk
+
+_LEAST_DRAFTED = 6
 
 
 @dataclass(slots=True)
@@ -44,18 +47,23 @@ class Drafting:
             self._calibration = Calibration(heads)
         self.policy.drafter_changed()
 
-    def draft(self, plan: StepPlan, runner: Runner) -> Forest | None:
+    def draft(self, plan: StepPlan, runner: Runner, timer: StepTimer | None = None) -> Forest | None:
         """The nodes to verify for `plan.speculating`; None if there are none.
 
         Sequences that are not to draft in this step are moved to `plan.plain`.
         """
         self._last = None
         draft = self.policy.plan(len(plan.speculating), len(plan.plain), bool(plan.admitted))
-        nodes = min(self._nodes, plan.node_budget // max(1, len(plan.speculating)))
+        count = max(1, len(plan.speculating))
+        nodes = min(self._most(count), plan.node_budget // count)
         if not draft or not nodes:
             _decode_plainly(plan)
             return None
-        drafted = runner.draft(plan.speculating, nodes, self._width)
+        if timer is not None:
+            timer.mark("policy")
+        drafted = runner.draft(plan.speculating, nodes, min(self._width, max(4, nodes // 2)))
+        if timer is not None:
+            timer.mark("draft")
         trees = drop_forbidden(drafted, [sequence.mask for sequence in plan.speculating])
         value_SN = self._calibration.values(trees.logprob_SN, trees.parent_SN, trees.depth_SN)
         prompt_rows = sum(chunk.count for chunk in plan.chunks)
@@ -66,6 +74,12 @@ class Drafting:
             _decode_plainly(plan)
             return None
         return forest
+
+    def _most(self, sequences: int) -> int:
+        """Nodes per sequence worth drafting: about twice as many as were last worth verifying."""
+        if self.policy.mode != "auto":
+            return self._nodes
+        return min(self._nodes, max(_LEAST_DRAFTED, 2 * -(-self.policy.planned_nodes // sequences)))
 
     def observe(self, walks: list[Walk], plain: int, seconds: float, typical: bool) -> None:
         """What came of the step: walks of the sequences that drafted, how many others decoded, and its time.

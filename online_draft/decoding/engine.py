@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -30,21 +30,12 @@ from online_draft.decoding.runners.select import RunnerChoice
 from online_draft.decoding.scheduler import Scheduler
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.speculation import SpeculationPolicy
+from online_draft.decoding.timer import StepTimer
 from online_draft.errors import ConfigError, RequestError
 from online_draft.models.drafter import Drafter, DraftState
 from online_draft.models.kv import KVCache
 from online_draft.models.loading import LoadedTarget
 from online_draft.models.ring import FeatureRing
-
-
-class StepTimer(Protocol):
-    """What `Engine.timer` needs: `mark(part)` is called where a part of a step ends.
-
-    The parts, in order: schedule, draft (trees and policy included), forward (layout and logits included),
-    choose, commit, deliver.
-    """
-
-    def mark(self, part: str) -> None: ...
 
 
 class Engine:
@@ -141,7 +132,14 @@ class Engine:
         """Draft with these heads from the next step on; None decodes plainly.
 
         Nothing is flushed: running sequences go on, their drafter state is rebuilt from the feature ring.
+        ConfigError, and nothing is changed, for one that can't draft in this engine.
         """
+        positions = None if drafter is None else drafter.max_positions
+        if positions is not None and positions < self.max_context:
+            raise ConfigError(
+                "engine.max_context",
+                f"must be at most the drafter's {positions} positions, is {self.max_context}",
+            )
         if drafter is not None and drafter.config.window > self.config.feature_window:
             raise ConfigError(
                 "engine.feature_window",
@@ -196,9 +194,9 @@ class Engine:
         timer = self.timer
         if timer is not None:
             timer.mark("schedule")
-        forest = self._drafting.draft(plan, self._runner)
+        forest = self._drafting.draft(plan, self._runner, timer)
         if timer is not None:
-            timer.mark("draft")
+            timer.mark("policy")
         rows = self._runner.run(plan, forest)
         if timer is not None:
             timer.mark("forward")
@@ -252,7 +250,7 @@ class Engine:
         """Compiled code is ready: the next step runs on it. Cache, ring and outputs stay as they are."""
         self._runner = self._runners.make(self._memory)
         self._runner.set_drafter(self._drafter, self._draft_state)
-        self.target.thaw()
+        self.target.forget_prepared()
         self._set_policy()
 
     def _set_policy(self) -> None:

@@ -126,6 +126,9 @@ class Sequence:
         Returns the tokens that count and the text that is safe to show. Tokens behind the end are
         discarded, as plain decoding would never have chosen them.
         """
+        if self._carefree(tokens):
+            self.tokens += tokens
+            return tokens, self._detokenizer.push_all(tokens)
         text = ""
         for count, token in enumerate(tokens, start=1):
             self.tokens.append(token)
@@ -146,6 +149,15 @@ class Sequence:
                 safe, matched = self._stops.push(self._detokenizer.flush(), may_end)
                 return tokens[:count], text + safe + ("" if matched else self._stops.flush())
         return tokens, text
+
+    def _carefree(self, tokens: list[int]) -> bool:
+        """Whether none of these tokens can end the request."""
+        return (
+            not self.sampling.stop
+            and len(tokens) < self.remaining
+            and self.mask is None
+            and self._stop_ids.isdisjoint(tokens)
+        )
 
     def output(
         self,

@@ -33,6 +33,9 @@ _TRIAL = 32
 """Drafted steps after which it counts as right that speculation was turned on."""
 _SETTLED = 8.0
 """Steps that the curve must stand on before speculation may be turned off."""
+_HOPELESS = 0.8
+_GLIMPSE = 2.0
+"""Steps that are enough where drafting is expected to cost this much."""
 _MEMORY = 48.0
 _STALE = 32.0
 """Plain steps after which the curve is trusted half as much."""
@@ -209,7 +212,8 @@ class SpeculationPolicy:
         self._rate = max(rate, self._plain_rate)
         advantage = rate / self._plain_rate
         if self._on:
-            settled = self._gain_weight >= _SETTLED and self._run >= _LEAST_RUN
+            hopeless = advantage < _HOPELESS and self._gain_weight >= _GLIMPSE
+            settled = hopeless or (self._gain_weight >= _SETTLED and self._run >= _LEAST_RUN)
             if advantage < 1.0 - _MARGIN and settled:
                 self._on = self._trusted = False
                 return False, False

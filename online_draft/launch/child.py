@@ -53,7 +53,7 @@ class ChildSystem:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=_inherited() | as_environment(settings),
+                env=inherited() | as_environment(settings),
             )
         deadline = time.monotonic() + 2 * settings.start_timeout_s + 60
         while time.monotonic() < deadline:
@@ -94,9 +94,14 @@ def as_environment(settings: Settings) -> dict[str, str]:
     return environment
 
 
-def _inherited() -> dict[str, str]:
+def inherited() -> dict[str, str]:
     """Our environment without settings, which are passed in full."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return {name: value for name, value in os.environ.items() if not _is_setting(name)}
+
+
+def _is_setting(name: str) -> bool:
+    field = name.upper().removeprefix(ENV_PREFIX).split("__")[0].lower()
+    return name.upper().startswith(ENV_PREFIX) and field in Settings.model_fields
 
 
 def _last_words(log: Path) -> str:

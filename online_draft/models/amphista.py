@@ -113,6 +113,11 @@ class Amphista(Drafter):
         return [layer for layer in self.block if isinstance(layer, AttentionLayer)]
 
     @property
+    def max_positions(self) -> int:
+        """Rows of its table of rotations; behind its end nothing checks."""
+        return self.config.max_positions
+
+    @property
     def markov(self) -> MarkovTerm | None:
         """The term that ties a head to its parent token, unless its rank is 0."""
         if not self.config.markov_rank:

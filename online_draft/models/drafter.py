@@ -120,6 +120,11 @@ class Drafter(nn.Module, abc.ABC):
         return self.config.num_heads
 
     @property
+    def max_positions(self) -> int | None:
+        """Positions that it knows, counted from 0; None: there is no limit."""
+        return None
+
+    @property
     def shared(self) -> SharedWeights:
         """What `bind` borrowed."""
         if self._shared is None:

@@ -129,6 +129,8 @@ class Target(nn.Module):
             config.head_dim, config.max_position_embeddings, config.rope_theta, config.rope_scaling
         )
         self._frozen: FrozenStack | None = None
+        self.generation = 0
+        """Rises with every change of the weights."""
         self.eval()
 
     @property
@@ -175,7 +177,12 @@ class Target(nn.Module):
         return self._frozen
 
     def thaw(self) -> None:
-        """Forget the prepared weights: the next call prepares them again. Idempotent."""
+        """The weights have changed: what was prepared from them is prepared again when needed. Idempotent."""
+        self.generation += 1
+        self._frozen = None
+
+    def forget_prepared(self) -> None:
+        """Free what `frozen` holds; the next call prepares it again. Idempotent."""
         self._frozen = None
 
     def forward(self, rows: RowBatch, kv: KVCache) -> Tensor:

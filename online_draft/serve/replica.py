@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,12 @@ class Replica:
 
     def _build_engine(self) -> Engine:
         """Runs on the engine's thread, at start and after a failure."""
-        if self.config.threads is not None:
-            torch.set_num_threads(self.config.threads)
-        engine = Engine(self._loaded, self.config.engine)
+        config, threads = self.config.engine, self.config.threads
+        if threads is not None:
+            torch.set_num_threads(threads)
+            if config.threads is None:
+                config = replace(config, threads=threads)
+        engine = Engine(self._loaded, config)
         drafter, version = self._drafter
         engine.set_drafter(drafter, version)
         return engine

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from online_draft.errors import ConfigError
-from online_draft.launch.child import as_environment
+from online_draft.launch.child import as_environment, inherited
 from online_draft.settings import default_state_dir, describe, load_settings
 
 
@@ -88,6 +88,19 @@ def test_the_model_is_named_after_its_target() -> None:
     assert load_settings().served_name == "online-draft"
     assert load_settings({"target": "/models/tiny"}).served_name == "tiny"
     assert load_settings({"target": "org/tiny", "model_name": "mine"}).served_name == "mine"
+
+
+def test_a_child_inherits_all_but_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "ONLINE_DRAFT_CACHE",
+        "ONLINE_DRAFT_KERNELS",
+        "ONLINE_DRAFT_PORT",
+        "ONLINE_DRAFT_ENGINE__KERNELS",
+    ):
+        monkeypatch.setenv(name, "1")
+    environment = inherited()
+    assert {"ONLINE_DRAFT_CACHE", "ONLINE_DRAFT_KERNELS", "PATH"} <= environment.keys()
+    assert not {"ONLINE_DRAFT_PORT", "ONLINE_DRAFT_ENGINE__KERNELS"} & environment.keys()
 
 
 def test_a_child_sees_exactly_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ from online_draft.models.artifact import load_drafter, new_drafter
 from online_draft.models.drafter import Drafter
 from online_draft.models.embedded import DRAFTERS_DIR
 from online_draft.models.loading import LoadedTarget, load_target
+from online_draft.models.native.backend import NativeBackend, supports
+from online_draft.models.native.build import kernels
 from online_draft.training.prompts import read_prompts
 
 _HEADS = 5
@@ -70,6 +72,8 @@ def measure(options: StepOptions, console: Console) -> dict[str, Any]:
     ]
     requests = _requests(loaded, options, needed)
     floors: list[tuple[float, float]] = []
+    peaks: list[float] = []
+    backend = _backend(loaded, options)
     with Bars(console) as bars:
         for repeat in range(-1, options.repeat):
             turn = (repeat + 1) % len(cells)
@@ -81,8 +85,16 @@ def measure(options: StepOptions, console: Console) -> dict[str, Any]:
                     cell.repeats.append(times)
             if repeat >= 0:
                 floors.append(floor.measure())
+                if backend is not None:
+                    peaks.append(backend.peak())
             bars.update("repeats", repeat + 1, options.repeat)
-    return step_report(options, loaded, cells, floors, floor.nbytes)
+    return step_report(options, loaded, cells, floors, floor.nbytes, peaks)
+
+
+def _backend(loaded: LoadedTarget, options: StepOptions) -> NativeBackend | None:
+    """What the compiled steps run on, None where they don't."""
+    library = kernels.wait() if options.kernels == "wait" and supports(loaded.target) else None
+    return None if library is None else NativeBackend(library, loaded.target, torch.get_num_threads())
 
 
 def step_engine(

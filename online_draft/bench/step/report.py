@@ -26,12 +26,15 @@ def step_report(
     cells: list[Cell],
     floors: list[tuple[float, float]],
     weight_bytes: int,
+    peaks: list[float],
 ) -> dict[str, Any]:
     """The JSON. Times are medians over repeats of medians over steps; ratios are taken repeat by repeat.
 
     `verify_step_over_plain` compares all of a step but its draft with a plain step, both split by the timer;
     shares are of the 16-row step (the widest one where 16 was not measured) at the first batch size.
-    `host_overhead_share` is the engine's own bookkeeping: scheduling, laying out the batch, delivery.
+    `host_overhead_share` is the engine's own bookkeeping: scheduling, policy, delivery. `peak_gflops` is what
+    the compiled kernels reach in cache (null without them), `compute_floor_ms` the time that the products of
+    so many rows take at that rate.
     """
     first = [cell for cell in cells if cell.batch == options.batch[0]]
     plain, *trees = first
@@ -51,6 +54,8 @@ def step_report(
         "plain_step_ms": _ms([times.step for times in plain.repeats]),
         "floor_ms": _ms(streams),
         "floor_min_ms": round(1000 * min(least for _, least in floors), 4),
+        "peak_gflops": round(median(peaks) / 1e9, 1) if peaks else None,
+        "compute_floor_ms": _compute_floors(options, loaded, weight_bytes, peaks),
         "plain_step_over_floor": middle(over_floor),
         "plain_step_over_floor_spread": spread(over_floor),
         "verify_step_over_plain": {rows: middle(ratios) for rows, ratios in verify.items()},
@@ -61,6 +66,15 @@ def step_report(
         "plain_host_overhead_share": _share(plain, "host"),
         "steps": [_entry(cell) for cell in cells],
     }
+
+
+def _compute_floors(
+    options: StepOptions, loaded: LoadedTarget, weight_bytes: int, peaks: list[float]
+) -> dict[str, float] | None:
+    if not peaks:
+        return None
+    operations = 2 * weight_bytes / loaded.target.dtype.itemsize
+    return {str(rows): round(1000 * rows * operations / median(peaks), 4) for rows in (1, *options.rows)}
 
 
 def _entry(cell: Cell) -> dict[str, Any]:
@@ -103,6 +117,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         f"floor {report['floor_ms']:.3f} ms for {report['weight_bytes'] / 1e6:.1f} MB; "
         f"the plain step takes {report['plain_step_over_floor']:.2f} times as long"
     )
+    if report["peak_gflops"] is not None:
+        bounds = "  ".join(f"{rows} rows {ms:.3f}" for rows, ms in report["compute_floor_ms"].items())
+        console.print(f"kernels in cache {report['peak_gflops']:.0f} GFLOP/s; at that rate, ms  {bounds}")
     ratios = "  ".join(
         f"{rows} rows {ratio:.2f}×" for rows, ratio in report["verify_step_over_plain"].items()
     )

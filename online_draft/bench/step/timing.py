@@ -13,8 +13,8 @@ from online_draft.decoding.engine import Engine
 
 PARTS = {
     "schedule": "host",
+    "policy": "host",
     "draft": "draft",
-    "batch": "host",
     "forward": "forward",
     "choose": "verify",
     "commit": "compaction",

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
 import numpy as np
@@ -75,7 +76,8 @@ def _measure(
     config: EngineConfig,
     rows: tuple[int, ...],
 ) -> StepProfile:
-    count, context = config.max_sequences, min(_CONTEXT, target.config.max_position_embeddings // 2)
+    count = config.max_sequences
+    context = min(_CONTEXT, (config.max_context or target.config.max_position_embeddings) // 2)
     width = -(-max(rows) // count) + max(rows)
     device = target.device
     table = SlotTable(count, context + width, device)
@@ -101,18 +103,18 @@ def _measure(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    def run(total: int, sequences: int) -> None:
+    @cache
+    def prepared(total: int, sequences: int) -> tuple[StepPlan, Forest | None]:
         counts = [total // sequences - 1 + (index < total % sequences) for index in range(sequences)]
         nodes = sum(counts)
-        plan = StepPlan()
-        if nodes:
-            plan.speculating = stands(sequences)
-            parent_K = np.concatenate([np.arange(-1, n - 1) // 2 for n in counts])
-            forest = Forest(counts, np.zeros(nodes, np.int64), parent_K, _depths(parent_K, counts))
-            runner.run(plan, forest)
-        else:
-            plan.plain = stands(sequences)
-            runner.run(plan, None)
+        if not nodes:
+            return StepPlan(plain=stands(sequences)), None
+        parent_K = np.concatenate([np.arange(-1, n - 1) // 2 for n in counts])
+        forest = Forest(counts, np.zeros(nodes, np.int64), parent_K, _depths(parent_K, counts))
+        return StepPlan(speculating=stands(sequences)), forest
+
+    def run(total: int, sequences: int) -> None:
+        runner.run(*prepared(total, sequences))
         settle()
 
     def draft(sequences: int) -> None:

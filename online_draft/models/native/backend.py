@@ -6,6 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -42,14 +43,22 @@ class NativeBackend:
 
     def __init__(self, library: ctypes.CDLL, target: Target, threads: int | None = None) -> None:
         self._library = library
-        self.pool = Pool(library, threads or 1)
-        self.target = NativeTarget(library, target, self.pool)
+        packed = _packed(library, target)
         if threads is None:
-            count = probe_threads(library, target, self.target)
-            if count > 1:
-                self.pool = Pool(library, count)
-                self.target = self.target.on(self.pool)
+            threads = probe_threads(library, target, packed)
+        self.pool = Pool(library, threads)
+        self.target = packed.on(self.pool)
         self.commit = NativeCommit(library, target.dtype)
+
+    def peak(self, times: int = 10) -> float:
+        """Operations a second that the kernels reach in cache on all threads: no step can compute faster."""
+        run = getattr(self._library, f"od_peak_{self.target.packing.name}")
+        best = 0.0
+        for _ in range(times):
+            begin = time.perf_counter()
+            operations = run(self.pool.handle, 200)
+            best = max(best, operations / (time.perf_counter() - begin))
+        return best
 
     def drafting(self, drafter: Drafter, state: DraftState) -> NativeDrafting:
         """A drafter's part of the step; weights are those of the moment."""
@@ -85,6 +94,18 @@ class NativeDrafting:
             logits_SKV = self._drafter.draft(self._state, ring, slots).base_logits_SKV
             logits_SKV = logits_SKV.to(self._dtype).contiguous()
         return self._trees.build(logits_SKV, roots, nodes, width)
+
+
+_known: WeakKeyDictionary[Target, tuple[int, NativeTarget]] = WeakKeyDictionary()
+
+
+def _packed(library: ctypes.CDLL, target: Target) -> NativeTarget:
+    """A target's packed weights: made once, whatever the number of engines, and again after `thaw`."""
+    generation, packed = _known.get(target, (-1, None))
+    if packed is None or generation != target.generation:
+        packed = NativeTarget(library, target, Pool(library, 1))
+        _known[target] = target.generation, packed
+    return packed
 
 
 def available_cores() -> int:

@@ -161,6 +161,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "trees_new": ((pointer,), pointer),
         "trees_free": ((pointer,), None),
         "trees_build": (used, None),
+        "peak": ((pointer, number), number),
     }
     by_type = {
         "commit": ((pointer,), None),

@@ -39,7 +39,8 @@ def test_at_least_200_prompts_ship_and_no_two_are_alike() -> None:
 def test_report_has_the_frozen_fields_and_drafting_pays_in_steps(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     arguments = ["bench", "decode", "--limit", "8", "--repeat", "1", "--max-new-tokens", "48", "--batch", "2"]
-    result = CliRunner().invoke(app, [*arguments, "--threads", "1", "--json", str(out)])
+    always = ["--threads", "1", "--speculation", "always"]
+    result = CliRunner().invoke(app, [*arguments, *always, "--json", str(out)])
     assert result.exit_code == 0, result.output
     report = json.loads(out.read_text())
     assert {"target", "device", "threads", "prompts", "methods"} <= set(report)

@@ -40,7 +40,8 @@ def serve(engine: Engine, records: list[Interaction]) -> tuple[list[tuple[int, .
 
 
 def test_records_become_a_faster_drafter_that_changes_no_output(service: Any) -> None:
-    engine = Engine(service.traffic.loaded, EngineConfig(max_sequences=8, max_queue=200, tree_nodes=8))
+    config = EngineConfig(max_sequences=8, max_queue=200, tree_nodes=8, speculation="always")
+    engine = Engine(service.traffic.loaded, config)
     weights = watcher(service, engine)
     weights.refresh()
     assert engine.drafter_version == "start"

@@ -47,7 +47,7 @@ def replica_at(root: Path, tiny: Path, redis_url: str, prefix: str, **more: Any)
         admin_key="k",
         threads=1,
         poll_interval_s=0.05,
-        engine=EngineConfig(max_sequences=4, max_queue=4),
+        engine=EngineConfig(max_sequences=4, max_queue=4, speculation="always"),
         **more,
     )
     replica = Replica(config.as_dict())

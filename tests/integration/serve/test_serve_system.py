@@ -75,7 +75,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Sys
             "threads": 1,
             "learner": {"mode": "off"},
             "control": {"enabled": False},
-            "engine": {"max_sequences": 4, "max_queue": 4},
+            "engine": {"max_sequences": 4, "max_queue": 4, "speculation": "always", "kernels": "wait"},
         }
     )
     with ChildSystem(settings) as run:

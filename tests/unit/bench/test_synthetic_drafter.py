@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,8 +94,18 @@ def test_probabilities_are_honest_and_nothing_else_is_right() -> None:
     assert sum(hits) / len(hits) == pytest.approx(drafter.rate, abs=0.02)
 
 
+def test_the_policy_can_time_it_before_it_knows_any_answer(traffic: Any) -> None:
+    wanted = requests(tokens=30)
+    plain, _ = decode(Engine(traffic.loaded, CONFIG), wanted)
+    engine = Engine(traffic.loaded, replace(CONFIG, speculation="auto"))
+    drafter = new_synthetic("synthetic:3.3", engine, traffic.loaded)
+    drafter.learn(zip(wanted, plain, strict=True))
+    assert decode(engine, wanted)[0] == plain
+
+
 def test_an_unknown_request_is_an_error() -> None:
     drafter = SyntheticDrafter(2.0, hidden_size=4, vocab_size=50, device=torch.device("cpu"))
+    drafter.attach(lambda slot: GenerationRequest("a", (1, 2)))
     with pytest.raises(RuntimeError, match="no answer"):
         drafter.draft(drafter.new_state(1), FeatureRing(1, 4, 4), [0])
 

@@ -1,6 +1,7 @@
 // The C interface. Handles are opaque; every array belongs to the caller and outlives the handle.
 #include "amphista.h"
 #include "commit.h"
+#include "peak.h"
 #include "sample.h"
 #include "target.h"
 #include "tree.h"
@@ -15,6 +16,7 @@ EXPORT void od_pool_free(void *pool) { delete static_cast<Pool *>(pool); }
 // T is computed in, W is how packed weights are stored.
 #define FOR_TYPES(T, W, NAME)                                                                                             \
   EXPORT void od_pack_##NAME(const T *weight, int64_t outs, int64_t ins, W *panels) { pack(weight, outs, ins, panels); } \
+  EXPORT int64_t od_peak_##NAME(void *pool, int64_t repeats) { return peak<T, W>(static_cast<Pool *>(pool), repeats); } \
   EXPORT void *od_target_new_##NAME(void *pool, const int64_t *sizes, const void *const *weights, double eps) {           \
     return new Target<T, W>(static_cast<Pool *>(pool), *reinterpret_cast<const Sizes *>(sizes), weights, eps);            \
   }                                                                                                                    \

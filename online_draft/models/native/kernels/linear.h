@@ -78,7 +78,10 @@ void rms_norm(const T *x, int64_t rows, int64_t size, const T *weight, T eps, T 
     T total = sum<T>(squares);
     for (; i < size; ++i) total += x[i] * x[i];
     const T factor = 1 / std::sqrt(total / size + eps);
-    for (i = 0; i < size; ++i) y[i] = x[i] * factor * (weight ? weight[i] : T(1));
+    if (weight)
+      for (i = 0; i < size; ++i) y[i] = x[i] * factor * weight[i];
+    else
+      for (i = 0; i < size; ++i) y[i] = x[i] * factor;
   }
 }
 

@@ -65,12 +65,14 @@ public:
       s.made.resize(rows * ld);
       product(x, ldx, rows, weight + first * ins * LANES, count, ins, s.made.data(), ld);
       for (int64_t r = 0; r < rows; ++r) {
-        T *to = y + r * outs + first * LANES;
-        const T *made = &s.made[r * ld];
-        for (int64_t o = 0; o < here; ++o) {
-          const T value = made[o] + (bias ? bias[first * LANES + o] : T(0));
-          to[o] = add ? to[o] + value : value;
-        }
+        T *__restrict to = y + r * outs + first * LANES;
+        const T *__restrict made = &s.made[r * ld];
+        if (add)
+          for (int64_t o = 0; o < here; ++o) to[o] += made[o];
+        else
+          for (int64_t o = 0; o < here; ++o) to[o] = made[o];
+        if (bias)
+          for (int64_t o = 0; o < here; ++o) to[o] += bias[first * LANES + o];
       }
     });
   }
@@ -108,13 +110,11 @@ private:
 };
 
 // Turns a head by its position. `rotation` is cosines, then signed sines.
-template <class T> inline void rotate(const T *x, const T *rotation, int64_t size, T *y) {
+template <class T> inline void rotate(const T *__restrict x, const T *__restrict rotation, int64_t size, T *__restrict y) {
+  const int64_t half = size / 2;
   const T *cos = rotation, *sin = rotation + size;
-  for (int64_t d = 0, e = size / 2; e < size; ++d, ++e) {
-    const T low = x[d] * cos[d] + x[e] * sin[d];
-    y[e] = x[e] * cos[e] + x[d] * sin[e];
-    y[d] = low;
-  }
+  for (int64_t d = 0; d < half; ++d) y[d] = x[d] * cos[d] + x[d + half] * sin[d];
+  for (int64_t d = half; d < size; ++d) y[d] = x[d] * cos[d] + x[d - half] * sin[d];
 }
 
 } // namespace od

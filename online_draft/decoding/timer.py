@@ -1,0 +1,15 @@
+"""Where the time of a step goes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class StepTimer(Protocol):
+    """What `Engine.timer` needs: `mark(part)` is called where a part of a step ends.
+
+    The parts: schedule, policy (twice: before and after the draft), draft (trees included), forward (layout
+    and logits included), choose, commit, deliver.
+    """
+
+    def mark(self, part: str) -> None: ...
