@@ -62,6 +62,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield check_python()
     yield check_packages()
     yield check_torch(settings.device)
+    yield check_kernels(settings.device, settings.dtype, settings.engine.kernels)
     yield check_redis(settings.redis.url)
     yield check_ray(settings.ray.address)
     yield check_models(TARGET_DIR, DRAFTERS_DIR)
@@ -122,6 +123,35 @@ def check_torch(device: str = "cpu") -> Finding:
         return Finding(status, "torch", f"{build}, a CPU build; device {device}", remedy)
     remedy = "see `nvidia-smi`: driver new enough for this build, device visible? Or use --device cpu"
     return Finding(status, "torch", f"{build}, a CUDA build that finds no device; device {device}", remedy)
+
+
+def check_kernels(device: str = "cpu", dtype: str = "float32", kernels: str = "auto") -> Finding:
+    """Compiled kernels, which make decoding on CPUs fast, are there or can be built. Builds nothing."""
+    from online_draft.models.native import build
+
+    name, without = "kernels", "decoding in torch: right, but slower"
+    if device != "cpu" or dtype not in ("float32", "float64"):
+        return Finding("ok", name, f"not used with {device} and {dtype}")
+    if kernels == "off" or build.switched_off():
+        by = "engine.kernels" if kernels == "off" else "ONLINE_DRAFT_KERNELS"
+        return Finding("ok", name, f"switched off by {by}; {without}")
+    compiler = build.find_compiler()
+    if compiler is None:
+        wanted = os.environ.get("CXX")
+        missing = f"CXX={wanted} is not found" if wanted else f"none of {', '.join(build.COMPILERS)} is found"
+        return Finding(
+            "warn", name, f"no C++ compiler: {missing}; {without}", "run `apt install g++`, or set CXX"
+        )
+    try:
+        path = build.library_path(compiler)
+    except (build.BuildError, OSError) as error:
+        return Finding("warn", name, f"{error}; {without}", "install another C++ compiler, or set CXX")
+    if path.is_file():
+        return Finding("ok", name, f"{path}, built by {compiler}")
+    if not os.access(_nearest_existing(path.parent), os.W_OK):
+        remedy = "set ONLINE_DRAFT_CACHE to a folder that you may write to"
+        return Finding("warn", name, f"{path.parent} can't be written; {without}", remedy)
+    return Finding("ok", name, f"the first start builds them with {compiler}; torch decodes meanwhile")
 
 
 def check_redis(url: str | None = None) -> Finding:

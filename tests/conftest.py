@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("ONLINE_DRAFT_CACHE", str(cache))
         yield cache
+
+
+@pytest.fixture(scope="session")
+def library() -> ctypes.CDLL:
+    """The compiled kernels, built once."""
+    from online_draft.models.native.build import find_compiler, kernels
+
+    if find_compiler() is None:
+        pytest.skip("no C++ compiler on this machine")
+    loaded = kernels.wait(300)
+    assert loaded is not None, kernels.error
+    return loaded
 
 
 @pytest.fixture

@@ -44,7 +44,11 @@ class TargetChoices:
         if not eager or (rows.best_M is not None and rows.sample is not None):
             return
         if all(s.sampling.temperature == 0 for s in eager):
-            self._chosen = rows.best_M or choose_rows(rows.logits_MV, None, None).tolist()
+            if rows.best_M is None:
+                greedy_M = rows.greedy_M
+                if greedy_M is None:
+                    greedy_M = choose_rows(rows.logits_MV, None, None)
+                self._chosen = greedy_M.tolist()
             return
         self._chosen = self._sample_all(forest).tolist()
 

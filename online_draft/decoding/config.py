@@ -23,8 +23,8 @@ class EngineConfig:
     the drafter.
 
     A step's flat batch has at most `step_rows` rows: a root for each decoding sequence, then prompt chunks,
-    then tree nodes. Prompt rows per step are at most `prefill_rows` while nothing decodes; else
-    `prefill_rows_busy`, or as many as decode if these are more: a long prompt must not hold up streams.
+    then tree nodes. Prompt rows per step are at most `prefill_rows` while nothing decodes; else as many as
+    make the step take about twice as long, at least `prefill_rows_busy`: long prompts must not hold up streams.
 
     `prefix_cache` lets requests of one tenant share full blocks of equal prefixes. A hit leaves at least
     `prefix_recompute` tokens to compute, from whose hidden rows the draft heads start (one is enough for the
@@ -44,7 +44,7 @@ class EngineConfig:
     tree_width: int = 8
     feature_window: int = 256
     prefill_rows: int = 256
-    prefill_rows_busy: int = 32
+    prefill_rows_busy: int = 8
     step_rows: int = 512
     prefix_cache: bool = True
     prefix_recompute: int = 16

@@ -231,7 +231,8 @@ class Engine:
 
     def _plan(self) -> StepPlan:
         """The scheduler's plan, with block tables and feature ring brought up to it."""
-        plan = self._scheduler.plan(0 if self._drafter is None else self.config.tree_nodes)
+        nodes = 0 if self._drafter is None else self.config.tree_nodes
+        plan = self._scheduler.plan(nodes, self._drafting.policy.expected_nodes)
         for slot in plan.vacated:
             self._forget(slot)
         for sequence, start in plan.grown:
@@ -255,17 +256,16 @@ class Engine:
 
     def _set_policy(self) -> None:
         """A policy for the drafter and the runner at hand; both fix what a step costs."""
-        drafter = self._drafter
-        mode, nodes = self.config.speculation, self.config.tree_nodes
-        if drafter is None or not nodes:
-            mode = "off"
+        drafter, nodes = self._drafter, self.config.tree_nodes
+        mode = self.config.speculation if drafter is not None and nodes else "off"
         profile = StepProfile((1,), (1e-3,))
-        if mode == "auto" and drafter is not None:
+        if self.config.speculation == "auto":
             threads = self._runners.threads or torch.get_num_threads()
-            kernel = f"{self._runners.kernel} {drafter.kind}"
+            kernel = f"{self._runners.kernel} {None if drafter is None else drafter.kind}"
             profile = step_profile(
                 self._runners.make, self.target, self._fingerprint, drafter, self.config, kernel, threads
             )
-        policy = SpeculationPolicy(CostModel(profile), nodes, mode)
+            self._scheduler.pace(profile)
+        policy = SpeculationPolicy(CostModel(profile, self._runners.padded), nodes, mode)
         heads = 1 if drafter is None else drafter.config.num_heads
         self._drafting = Drafting(policy, nodes, self.config.tree_width, heads)

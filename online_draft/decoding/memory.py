@@ -9,6 +9,7 @@ import torch
 from online_draft.decoding.config import EngineConfig
 from online_draft.errors import ConfigError
 from online_draft.models.config import TargetConfig
+from online_draft.models.native.backend import supports
 from online_draft.models.target import PACK_LIMIT_BYTES, Target
 
 
@@ -70,7 +71,7 @@ def plan_memory(budget: int, config: EngineConfig, target: Target) -> MemoryPlan
     sizes, dtype = target.config, target.dtype
     return split_memory(
         budget,
-        target=target_bytes(target),
+        target=target_bytes(target, config.kernels != "off"),
         step=step_bytes(config, sizes, dtype),
         kv_token=kv_token_bytes(sizes, dtype),
         block_size=config.block_size,
@@ -79,11 +80,12 @@ def plan_memory(budget: int, config: EngineConfig, target: Target) -> MemoryPlan
     )
 
 
-def target_bytes(target: Target) -> int:
-    """A target's weights, twice where a packed copy is made."""
+def target_bytes(target: Target, kernels: bool = True) -> int:
+    """A target's weights, twice where a packed copy is made: for compiled kernels always (less where the
+    weights fit bfloat16), for torch up to a limit."""
     weights = sum(parameter.nbytes for parameter in target.parameters())
     packed = target.device.type == "cpu" and weights <= PACK_LIMIT_BYTES
-    return weights * (1 + packed)
+    return weights * (1 + (packed or (kernels and supports(target))))
 
 
 def kv_token_bytes(sizes: TargetConfig, dtype: torch.dtype) -> int:

@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from online_draft.models.native.build import cache_directory
 
 MAX_BUCKETS = 7
@@ -52,6 +54,17 @@ class StepProfile:
             raise ValueError("sizes and times must be positive")
         if not all(0 <= s < 1e6 for s in (*self.row_seconds, *self.draft_seconds, self.host_seconds)):
             raise ValueError("times must be finite")
+
+    def room_beside(self, rows: int, factor: float = 2.0) -> int:
+        """How many rows may join a step of `rows` rows before it takes `factor` times as long."""
+        sizes = np.arange(1, self.rows[-1] + 1)
+        seconds = np.interp(sizes, self.rows, self.row_seconds) + self.host_seconds
+        rows = min(rows, self.rows[-1])
+        allowed = np.flatnonzero(seconds > factor * seconds[rows - 1])
+        beyond = allowed[allowed >= rows]
+        if beyond.size:
+            return int(beyond[0]) - rows
+        return self.rows[-1] - rows
 
 
 def row_buckets(max_sequences: int, tree_nodes: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.plan import CacheStats, StepPlan
+from online_draft.decoding.profile import StepProfile
 from online_draft.decoding.sequence import Sequence
 from online_draft.errors import CapacityError
 
@@ -35,6 +36,8 @@ class Scheduler:
         self._by_slot: list[Sequence | None] = [None] * config.max_sequences
         self._free_slots = list(range(config.max_sequences - 1, -1, -1))
         self._deadlines: dict[str, float] = {}
+        self._profile: StepProfile | None = None
+        self._room: dict[int, int] = {}
         self._next_deadline = math.inf
         self._arrivals = 0
         self._stalled: tuple[Sequence, int] | None = None
@@ -88,8 +91,15 @@ class Scheduler:
         self._next_deadline = min(self._deadlines.values(), default=math.inf)
         return expired
 
-    def plan(self, nodes: int) -> StepPlan:
+    def pace(self, profile: StepProfile | None) -> None:
+        """What steps cost, from which prompt rows beside decoding ones are measured out."""
+        self._profile = profile
+        self._room.clear()
+
+    def plan(self, nodes: int, expected_nodes: int = 0) -> StepPlan:
         """The next step: every decoding sequence, of which some draft up to `nodes` nodes, and prompt chunks.
+
+        `expected_nodes` are the tree rows that the step will probably have over all sequences.
 
         Roots come first, then chunks, for which trees leave what they can; a prompt always gets on by a few
         rows.
@@ -108,7 +118,7 @@ class Scheduler:
         trees = nodes * len(plan.speculating)
         free = self._config.step_rows - roots
         if prefilling or self._waiting:
-            limit = min(free, self._prefill_limit(roots + trees))
+            limit = min(free, self._prefill_limit(roots, min(trees, expected_nodes)))
             rows = max(min(limit, self._config.block_size), min(limit, free - trees))
             free -= rows - self._prefill(plan, prefilling, rows)
         plan.node_budget = free
@@ -178,12 +188,15 @@ class Scheduler:
     def _tree_rows(self, sequence: Sequence) -> int:
         return self._config.tree_nodes if sequence.request.speculate else 0
 
-    def _prefill_limit(self, decode_rows: int) -> int:
-        """Prompt rows beside this many others: about as many, so that the step takes about twice as long."""
+    def _prefill_limit(self, roots: int, nodes: int) -> int:
+        """Prompt rows beside decoding ones: as many as make the step take about twice as long."""
         config = self._config
-        if not decode_rows:
+        if not roots:
             return config.prefill_rows
-        return max(config.prefill_rows_busy, min(config.prefill_rows, decode_rows))
+        rows = roots + nodes
+        if rows not in self._room:
+            self._room[rows] = rows if self._profile is None else self._profile.room_beside(rows)
+        return max(config.prefill_rows_busy, min(config.prefill_rows, self._room[rows]))
 
     def _grow(self, plan: StepPlan) -> None:
         """Give every running sequence blocks for the next step, preempting from the end where needed."""

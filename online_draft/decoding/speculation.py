@@ -99,6 +99,11 @@ class SpeculationPolicy:
         self._buckets: Counter[int] = Counter()
         self._probes = 0
 
+    @property
+    def expected_nodes(self) -> int:
+        """Nodes over the batch that the next step will probably verify."""
+        return self.last.nodes if self.mode == "auto" else self.planned_nodes
+
     def plan(self, sequences: int, others: int = 0, arrived: bool = False) -> bool:
         """Whether this step should draft for `sequences`, beside `others` that decode without a tree.
 

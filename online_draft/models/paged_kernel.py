@@ -4,8 +4,8 @@ A program handles one tile of rows, one key-value head and one part of the conte
 keeps a device busy at batch 1; a second kernel puts the parts together. Sums are float32. Tested against the
 torch path in Triton's interpreter; not yet run on a device.
 
-Shapes: N rows, H query heads, G key-value heads, D head size, P parts, M rows of a tile times query heads that
-share a key-value head, L context entries of a block.
+Shapes: N rows, H query heads, G key-value heads, D head size, P parts, M rows of a tile times query heads
+that share a key-value head, L context entries of a block.
 """
 
 from __future__ import annotations
@@ -142,12 +142,10 @@ def attend(rows: PagedRows, pairs: Tensor, queries_NHD: Tensor) -> Tensor:
     share = heads // groups
     block_d = max(16, triton.next_power_of_2(size))
     block_m = max(16, triton.next_power_of_2(TILE_ROWS * share))
-    partial = torch.empty(
-        (PARTS, count, heads, size + 2), dtype=torch.float32, device=queries_NHD.device
-    ).view(-1)
-    values = PARTS * count * heads
-    mixed, highest, total = partial.split((values * size, values, values))
-    result = torch.empty((count, heads * size), dtype=queries_NHD.dtype, device=queries_NHD.device)
+    device = queries_NHD.device
+    mixed = torch.empty((PARTS, count, heads, size), dtype=torch.float32, device=device)
+    highest, total = torch.empty((2, PARTS, count, heads), dtype=torch.float32, device=device)
+    result = torch.empty((count, heads * size), dtype=queries_NHD.dtype, device=device)
     _attend_parts[(rows.tile_first_T.shape[0], groups, PARTS)](
         queries_NHD, pairs, rows.table, rows.sequence_N, rows.context_N, rows.chain_NA,
         rows.tile_first_T, rows.tile_count_T, mixed, highest, total,

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from online_draft import doctor
+from online_draft.models.native import build
 from online_draft.redis_server import PrivateRedis
 from online_draft.settings import Settings
 
@@ -76,6 +77,48 @@ def test_cuda_that_is_set_but_not_there_fails() -> None:
     finding = doctor.check_torch("cuda")
     assert finding.status == "fail"
     assert "TORCH=cuda" in finding.remedy or "nvidia-smi" in finding.remedy
+
+
+def test_kernels_are_built_or_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = build.find_compiler()
+    if compiler is None:
+        pytest.skip("no C++ compiler on this machine")
+    monkeypatch.setenv("ONLINE_DRAFT_CACHE", str(tmp_path))
+    finding = doctor.check_kernels()
+    assert finding.status == "ok"
+    assert f"first start builds them with {compiler}" in finding.detail
+    assert not list(tmp_path.iterdir()), "the doctor builds nothing"
+    path = build.library_path(compiler)
+    path.parent.mkdir()
+    path.touch()
+    assert str(path) in doctor.check_kernels().detail
+
+
+def test_without_a_compiler_decoding_goes_on_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    finding = doctor.check_kernels()
+    assert finding.status == "warn"
+    assert "CXX=no-such-compiler" in finding.detail and "torch" in finding.detail
+    assert "g++" in finding.remedy
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    if build.find_compiler() is None:
+        pytest.skip("no C++ compiler on this machine")
+    monkeypatch.setenv("ONLINE_DRAFT_CACHE", "/proc/self/nowhere")
+    finding = doctor.check_kernels()
+    assert finding.status == "warn"
+    assert "ONLINE_DRAFT_CACHE" in finding.remedy
+
+
+@pytest.mark.parametrize("setting", [("cuda",), ("cpu", "bfloat16"), ("cpu", "float32", "off")])
+def test_kernels_that_are_not_wanted_need_no_compiler(
+    setting: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert doctor.check_kernels(*setting).status == "ok"
+    monkeypatch.setenv("ONLINE_DRAFT_KERNELS", "off")
+    assert "ONLINE_DRAFT_KERNELS" in doctor.check_kernels().detail
 
 
 def test_a_redis_server_binary_is_found() -> None:

@@ -12,7 +12,8 @@ import torch
 from online_draft.errors import ConfigError
 from online_draft.models.config import TargetConfig
 from online_draft.models.loading import LoadedTarget
-from online_draft.models.target import PACK_LIMIT_BYTES, Target
+from online_draft.models.native.pack import NAMES
+from online_draft.models.target import Target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,7 +87,7 @@ def check_memory(config: TargetConfig, dtype: torch.dtype, device: str, kv_token
     """Raise ConfigError when it doesn't all fit into `free` bytes: weights, their packed copy, the floor's
     buffer, the drafter and so many tokens of KV cache."""
     weights = parameter_count(config) * dtype.itemsize
-    packs = device == "cpu" and dtype == torch.float32 and weights <= PACK_LIMIT_BYTES
+    packs = device == "cpu" and dtype in NAMES
     kv = 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize * kv_tokens
     drafter = 60 * config.hidden_size**2 * dtype.itemsize
     needed = weights * (3 if packs else 2) + kv + drafter

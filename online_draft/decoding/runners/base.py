@@ -40,6 +40,8 @@ class Rows:
     best_M: list[int] | None = None
     """The largest logit's token of each row, where that cost nothing extra."""
     sample: Sample | None = None
+    greedy_M: Tensor | None = None
+    """`best_M` where it is on the device and not read yet."""
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._limit = int(torch.cuda.mem_get_info(device)[0] * GRAPH_MEMORY_SHARE)
 
     @property
@@ -56,9 +56,7 @@ class CudaCapture:
         torch.cuda.empty_cache()
         before = torch.cuda.mem_get_info(self._device)[0]
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             step()
         taken = before - torch.cuda.mem_get_info(self._device)[0]
         return Recorded(graph.replay, max(0, taken))

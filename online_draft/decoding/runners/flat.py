@@ -36,12 +36,12 @@ class FlatRows:
     @property
     def rows(self) -> int:
         """N."""
-        return self.fields_5N.shape[1]
+        return int(self.fields_5N.shape[1])
 
     @property
     def logits(self) -> int:
         """M."""
-        return self.rows if self.logit_rows_M is None else self.logit_rows_M.shape[0]
+        return self.rows if self.logit_rows_M is None else len(self.logit_rows_M)
 
     @property
     def longest(self) -> int:

@@ -1,4 +1,4 @@
-"""Which runner an engine has: torch at once, compiled code as soon as it is ready."""
+"""Which runner an engine has: torch at once, compiled code as soon as it is ready; CUDA graphs on CUDA."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import threading
 
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.runners.base import Memory, Runner
+from online_draft.decoding.runners.capture import CudaCapture
 from online_draft.decoding.runners.eager import EagerRunner
+from online_draft.decoding.runners.graphed import GraphedRunner
 from online_draft.decoding.runners.native import NativeRunner
 from online_draft.models.native.backend import NativeBackend, supports
 from online_draft.models.native.build import kernels
@@ -20,18 +22,22 @@ class RunnerChoice:
     """Makes runners for one target.
 
     With `kernels` "auto" compiled code is built and the weights are packed in the background while torch
-    serves; "wait" waits for it; "off", an unsupported target or no compiler leave torch.
+    serves; "wait" waits for it; "off", an unsupported target or no compiler leave torch. On CUDA both "auto"
+    and "wait" mean recorded steps, which are made while serving.
     """
 
     def __init__(self, target: Target, config: EngineConfig) -> None:
         self._target = target
+        self._config = config
         self._threads = config.threads
+        self._graphs = config.kernels != "off" and target.device.type == "cuda"
         self._backend: NativeBackend | None = None
+        self._packed: NativeBackend | None = None
         self._thread: threading.Thread | None = None
         if config.kernels != "off" and supports(target):
             kernels.start()
             if config.kernels == "wait" or kernels.get() is not None:
-                self._prepare()
+                self._backend = self._pack()
             else:
                 self._thread = threading.Thread(target=self._prepare, name="pack", daemon=True)
                 self._thread.start()
@@ -43,8 +49,15 @@ class RunnerChoice:
 
     @property
     def kernel(self) -> str:
-        """What a runner made now is: "native" or "eager"."""
-        return "eager" if self._backend is None else "native"
+        """What a runner made now is: "native", "graphed" or "eager"."""
+        if self._backend is None:
+            return "graphed" if self._graphs else "eager"
+        return "native"
+
+    @property
+    def padded(self) -> bool:
+        """Whether steps are run at the sizes of the profile's buckets."""
+        return self._graphs
 
     @property
     def threads(self) -> int | None:
@@ -55,6 +68,12 @@ class RunnerChoice:
         """The best runner that is ready. Each has scratch of its own."""
         if self._backend is not None:
             return NativeRunner(self._backend, memory)
+        if self._graphs:
+            try:
+                return GraphedRunner(self._target, memory, self._config, CudaCapture(self._target.device))
+            except RuntimeError as error:
+                logger.warning("decoding runs without CUDA graphs: %s", error)
+                self._graphs = False
         return EagerRunner(self._target, memory)
 
     def upgraded(self) -> bool:
@@ -62,13 +81,19 @@ class RunnerChoice:
         if self._thread is None or self._thread.is_alive():
             return False
         self._thread = None
+        self._backend = self._packed
         return self._backend is not None
 
     def _prepare(self) -> None:
+        """In the background. Counts from `upgraded` on: until then all runners are of one kind."""
+        self._packed = self._pack()
+
+    def _pack(self) -> NativeBackend | None:
         library = kernels.wait()
         if library is None:
-            return
+            return None
         try:
-            self._backend = NativeBackend(library, self._target, self._threads)
+            return NativeBackend(library, self._target, self._threads)
         except (MemoryError, RuntimeError) as error:
             logger.warning("decoding runs without compiled kernels: the weights can't be packed: %s", error)
+            return None

@@ -66,11 +66,19 @@ class StaticRows:
         self._chain = chains.reshape(rows, chain)
         self._tiles = tile_parts.reshape(2, tiles)
         self._logits = logit_rows
-        device_fields, device_chain, device_tiles, self.logit_rows_M = self._buffer.split(sizes)
+        parts = torch.split(self._buffer, list(sizes))
+        token_N, position_N, sequence_N, place_N, context_N = parts[0].view(5, rows).unbind(0)
+        tile_first_T, tile_count_T = parts[2].view(2, tiles).unbind(0)
+        self.logit_rows_M = parts[3]
         self.rows = PagedRows(
-            *device_fields.view(5, rows).unbind(0),
-            device_chain.view(rows, chain),
-            *device_tiles.view(2, tiles).unbind(0),
+            token_N,
+            position_N,
+            sequence_N,
+            place_N,
+            context_N,
+            parts[1].view(rows, chain),
+            tile_first_T,
+            tile_count_T,
             table,
         )
 
@@ -85,8 +93,8 @@ class StaticRows:
         self._tiles.fill(0)
         self._tiles[:, :tiles] = flat.tiles_T2.T
         self._logits.fill(0)
-        if flat.logit_rows_M is not None:
-            self._logits[: flat.logits] = flat.logit_rows_M
+        chosen_M = flat.logit_rows_M
+        self._logits[: flat.logits] = np.arange(rows) if chosen_M is None else chosen_M
         host = torch.from_numpy(self._host)
         if self._buffer.device.type == "cuda":
             host = host.pin_memory()

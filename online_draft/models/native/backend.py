@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -97,15 +98,20 @@ class NativeDrafting:
 
 
 _known: WeakKeyDictionary[Target, tuple[int, NativeTarget]] = WeakKeyDictionary()
+_packing = threading.Lock()
 
 
 def _packed(library: ctypes.CDLL, target: Target) -> NativeTarget:
-    """A target's packed weights: made once, whatever the number of engines, and again after `thaw`."""
-    generation, packed = _known.get(target, (-1, None))
-    if packed is None or generation != target.generation:
-        packed = NativeTarget(library, target, Pool(library, 1))
-        _known[target] = target.generation, packed
-    return packed
+    """A target's packed weights: made once, whatever the number of engines, and again after `thaw`.
+
+    To be run only `on` a pool of one's own: scratch isn't shared between threads.
+    """
+    with _packing:
+        generation, packed = _known.get(target, (-1, None))
+        if packed is None or generation != target.generation:
+            packed = NativeTarget(library, target, Pool(library, 1))
+            _known[target] = target.generation, packed
+        return packed
 
 
 def available_cores() -> int:
@@ -127,8 +133,7 @@ def probe_threads(library: ctypes.CDLL, target: Target, packed: NativeTarget) ->
     best: tuple[int, float] | None = None
     count, cores = 1, available_cores()
     while count <= cores:
-        candidate = packed if count == 1 else packed.on(Pool(library, count))
-        seconds = _median_step(candidate, batch, table, kv)
+        seconds = _median_step(packed.on(Pool(library, count)), batch, table, kv)
         if best is None or seconds < _WORTH_A_THREAD * best[1]:
             best = count, seconds
         count = cores if count < cores < 2 * count else 2 * count

@@ -54,7 +54,7 @@ def test_a_shape_runs_and_its_steps_are_split() -> None:
 
 
 def test_a_speculative_step_spends_time_on_its_draft(traffic: Any) -> None:
-    engine = Engine(traffic.loaded, EngineConfig(max_sequences=1))
+    engine = Engine(traffic.loaded, EngineConfig(max_sequences=1, speculation="always"))
     engine.set_drafter(traffic.drafter(), "v")
     sampling = SamplingParams(temperature=0.0, max_tokens=tokens_needed(3, 3, 3), ignore_eos=True)
     times = time_steps(engine, [GenerationRequest("a", (1, 2, 3), sampling)], 3, "cpu")

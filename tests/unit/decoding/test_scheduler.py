@@ -8,6 +8,7 @@ from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.plan import StepPlan
+from online_draft.decoding.profile import StepProfile
 from online_draft.decoding.scheduler import Scheduler
 from online_draft.decoding.sequence import Sequence
 from online_draft.errors import CapacityError, ConfigError
@@ -33,7 +34,7 @@ class Bench:
 
     def step(self, nodes: int | None = None) -> StepPlan:
         self.scheduler.expire()
-        plan = self.scheduler.plan(self.config.tree_nodes if nodes is None else nodes)
+        plan = self.scheduler.plan(self.config.tree_nodes if nodes is None else nodes, 10**6)
         for sequence in (*plan.speculating, *plan.plain):
             assert len(sequence.kv_slots) >= sequence.length + 1
             if sequence in plan.speculating:
@@ -344,3 +345,16 @@ def test_a_bad_size_is_named(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"engine\.{field}: must be") as caught:
         EngineConfig(**{field: value})
     assert caught.value.field == f"engine.{field}"
+
+
+def test_prompt_rows_beside_decoding_ones_double_the_step_at_most() -> None:
+    profile = StepProfile((1, 4, 16, 64), (1.0, 1.3, 2.5, 9.0))
+    assert profile.room_beside(1) == 10
+    assert profile.room_beside(16) == 18
+    assert profile.room_beside(64) == 0
+    b = bench(max_sequences=3, prefill_rows=64, prefill_rows_busy=2, tree_nodes=0)
+    b.scheduler.pace(profile)
+    b.add("short", 1, max_tokens=30)
+    b.step()
+    b.add("long", 60, max_tokens=1)
+    assert sum(chunk.count for chunk in b.step().chunks) == 10

@@ -44,6 +44,21 @@ def test_a_failing_compiler_is_quoted(cache: Path, tmp_path: Path, monkeypatch: 
     assert not list((cache / "kernels").iterdir()), "nothing half-built stays"
 
 
+def test_a_library_that_others_can_write_is_not_loaded(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho mine > "$(eval echo \\${$#})"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    path = native_build.library_path(str(compiler))
+    path.parent.mkdir()
+    path.write_text("planted")
+    path.chmod(0o666)
+    assert native_build.build().read_text() == "mine\n"
+    assert native_build.build().stat().st_mode & 0o022 == 0
+
+
 def test_a_built_library_is_used_again_and_a_broken_one_replaced(
     library: ctypes.CDLL, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
