@@ -24,7 +24,8 @@ class EngineConfig:
 
     A step's flat batch has at most `step_rows` rows: a root for each decoding sequence, then prompt chunks,
     then tree nodes. Prompt rows per step are at most `prefill_rows` while nothing decodes; else as many as
-    make the step take about twice as long, at least `prefill_rows_busy`: long prompts must not hold up streams.
+    make the step take about twice as long, at least `prefill_rows_busy`: a long prompt holds up no
+    stream.
 
     `prefix_cache` lets requests of one tenant share full blocks of equal prefixes. A hit leaves at least
     `prefix_recompute` tokens to compute, from whose hidden rows the draft heads start (one is enough for the

@@ -28,7 +28,7 @@ Attend = Callable[[int, Tensor], Tensor]
 
 @dataclass(slots=True)
 class PagedRows:
-    """A step's rows on the device. Everything int64; places count along a sequence's row of `table`.
+    """A step's rows on the device. Everything int64 and contiguous; places count along a sequence's row of `table`.
 
     A row attends to the first `context_N` places of its sequence and to its chain: the places of itself and
     of its ancestors in the tree, short of the root (which is part of the context); -1 fills up. Roots and

@@ -115,15 +115,15 @@ def _join_parts(
     """The parts of one row and head together: [N, H * D]. Zeros for rows without context."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
-    live = tl.load(context + row) > 0
     part_P = tl.arange(0, PARTS)
     at_D = tl.arange(0, BLOCK_D)
+    live_P = tl.zeros_like(part_P) + tl.load(context + row) > 0
     place_P = (part_P * row_count + row) * HEADS + head
-    highest_P = tl.load(highest + place_P, mask=(part_P >= 0) & live, other=0.0)
-    total_P = tl.load(total + place_P, mask=(part_P >= 0) & live, other=1.0)
+    highest_P = tl.load(highest + place_P, mask=live_P, other=0.0)
+    total_P = tl.load(total + place_P, mask=live_P, other=1.0)
     mixed_PD = tl.load(
         mixed + place_P[:, None] * SIZE + at_D[None, :],
-        mask=(at_D < SIZE)[None, :] & live,
+        mask=live_P[:, None] & (at_D < SIZE)[None, :],
         other=0.0,
     )
     share_P = tl.exp(highest_P - tl.max(highest_P, axis=0))

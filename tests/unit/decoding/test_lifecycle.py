@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from online_draft.core import GenerationRequest, SamplingParams, StepOutput
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
-from online_draft.errors import RequestError
+from online_draft.errors import ConfigError, RequestError
 from online_draft.models.amphista import Amphista, AmphistaConfig
 from online_draft.models.config import TargetConfig
 from online_draft.models.drafter import Draft, DraftState
@@ -282,6 +282,52 @@ def test_an_error_in_a_step_leaves_the_engine_intact(tiny_target, recall_drafter
     assert failures > 5
     assert engine.cache_stats().preemptions > 0
     assert engine.cache_stats().blocks_held == 0
+
+
+@pytest.mark.parametrize("kernels", ["off", "wait"])
+@pytest.mark.parametrize("part", ["draft", "run", "apply"])
+@pytest.mark.parametrize("at", [0, 3, 9])
+def test_whatever_part_of_a_step_fails_nothing_is_leaked_or_poisoned(
+    tiny_target, decode, part: str, at: int, kernels: str
+) -> None:
+    """Requests of a failed step can be given up, and what others find in the prefix cache is right."""
+    loaded = tiny_target()
+    requests = [request(name, 24, 30) for name in ("a", "bb", "ccc")]
+    plain = plainly(loaded, requests, decode)
+    engine = Engine(loaded, replace(SMALL, kernels=kernels))
+    engine.set_drafter(amphista(loaded), "v")
+    for r in requests:
+        engine.add(r)
+    for _ in range(at):
+        engine.step()
+    runner = engine._runner
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, part, lambda *arguments: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            while engine.has_work:
+                engine.step()
+    engine.check_integrity()
+    for r in requests:
+        engine.cancel(r.request_id)
+        engine.check_integrity()
+    assert (engine.load(), engine.cache_stats().blocks_held) == ((0, 0), 0)
+    assert decode(engine, requests) == plain
+
+
+def test_a_drafter_that_knows_too_few_positions_is_refused(tiny_target, decode) -> None:
+    """Compiled code does not check positions: it would read what stands behind the table."""
+    loaded = tiny_target()
+    positions = loaded.config.max_position_embeddings
+    engine = Engine(loaded, SMALL)
+    engine.set_drafter(amphista(loaded, max_positions=positions), "fits")
+    with pytest.raises(ConfigError, match="max_context") as error:
+        engine.set_drafter(amphista(loaded, max_positions=positions - 1), "short")
+    assert error.value.field == "engine.max_context"
+    assert engine.drafter_version == "fits", "the one before goes on"
+    short = Engine(loaded, replace(SMALL, max_context=64))
+    short.set_drafter(amphista(loaded, max_positions=64), "fits")
+    asked = [request("a", 24, 40)]
+    assert decode(short, asked) == plainly(loaded, asked, decode)
 
 
 class LargestTensor(TorchDispatchMode):

@@ -347,7 +347,7 @@ def test_a_bad_size_is_named(field: str, value: object) -> None:
     assert caught.value.field == f"engine.{field}"
 
 
-def test_prompt_rows_beside_decoding_ones_double_the_step_at_most() -> None:
+def test_prompt_rows_beside_decoding_ones_double_the_step_at_most(bench) -> None:
     profile = StepProfile((1, 4, 16, 64), (1.0, 1.3, 2.5, 9.0))
     assert profile.room_beside(1) == 10
     assert profile.room_beside(16) == 18

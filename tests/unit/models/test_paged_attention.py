@@ -59,7 +59,7 @@ def random_rows(rng: random.Random, device: torch.device, padding: int = 3) -> P
     fields += [(0, -1, 0)] * padding
     chains += [[]] * padding
     widest = max(map(len, chains)) + rng.randrange(2)
-    sequence_N, place_N, context_N = torch.tensor(fields, device=device).unbind(1)
+    sequence_N, place_N, context_N = torch.tensor(fields, device=device).t().contiguous().unbind(0)
     tile_T2 = torch.tensor([*tiles, (0, 0)], device=device)
     chain_NA = torch.tensor(
         [chain + [-1] * (widest - len(chain)) for chain in chains], dtype=torch.int64, device=device
