@@ -41,8 +41,6 @@ class Calibration:
 
     def __init__(self, depths: int) -> None:
         self.depths = depths
-        self.version = 0
-        """Rises with every change of `table`."""
         self._jumps = max(0, depths - 1).bit_length()
         self._sums_QDB = np.zeros((4, depths, _BINS))
         self._trees: list[tuple[Ints, Ints, Ints, Floats]] = []
@@ -102,18 +100,6 @@ class Calibration:
             self._flush()
         elif len(self._walks) >= _GATHER:
             self._gather()
-
-    def observe_nodes(
-        self, depths: Sequence[int] | Ints, logp: Sequence[float] | Floats, hits: Sequence[bool]
-    ) -> None:
-        """Learn from single nodes whose parents were on the walk: depth, conditional log-probability, whether
-        the walk took the node. Each counts as a step of its own in the report."""
-        depth_X = np.asarray(depths, np.int64) - 1
-        self._steps_D += np.bincount(depth_X, minlength=self.depths)
-        self._nodes.append((depth_X, np.asarray(logp, np.float64), np.asarray(hits, np.bool_)))
-        self._since_flush += 1
-        if self._since_flush >= self._flush_every:
-            self._flush()
 
     def forget(self, keep: float = 0.2) -> None:
         """Weigh down what was learnt, for a drafter that replaces the one it was learnt from."""
@@ -236,7 +222,6 @@ class Calibration:
         curve_G = np.interp(grid_G, np.concatenate(([0.0], x_B, [1.0])), np.concatenate(([0.0], y_B, [last])))
         self._table_DG[depth] = np.minimum(curve_G * curve_G, _HIGHEST)
         self._table_DG[depth, 0] = 0.0
-        self.version += 1
 
 
 def _isotonic(values: list[float], weights: list[float]) -> list[float]:

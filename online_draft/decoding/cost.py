@@ -41,8 +41,6 @@ class CostModel:
     def __init__(self, profile: StepProfile, padded: bool = False) -> None:
         self.profile = profile
         self.padded = padded
-        self.version = 0
-        """Rises when costs have changed."""
         self._rows = list(profile.rows)
         self._seconds_K = np.array(profile.row_seconds)
         count = len(self._rows)
@@ -114,7 +112,6 @@ class CostModel:
         self._moved += abs(error) * _GLOBAL_RATE
         if self._moved > _STIR:
             self._moved = 0.0
-            self.version += 1
             self._tables.clear()
             self._plain.clear()
 

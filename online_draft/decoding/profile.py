@@ -19,8 +19,8 @@ import numpy as np
 from online_draft.models.native.build import cache_directory
 
 MAX_BUCKETS = 7
-_SCHEMA = 1
-_REPEATS = 5
+_SCHEMA = 2
+_REPEATS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,9 @@ def measure_profile(
 ) -> StepProfile:
     """Time `run(rows, sequences)`, a target step of that size, and `draft(sequences)`; both must block.
 
-    Medians of up to five repeats after a warm-up, about `budget_s` in all: where one call takes more than
-    its share, that one call is the measurement. Rows are spread over as many sequences as in a full batch.
+    Medians of up to 25 repeats after a warm-up, about `budget_s` in all: where one call takes more than its
+    share, that one call is the measurement. Rows are spread over as many sequences as in a full batch. Fewer
+    rows never cost more: where they seem to, something disturbed them.
     """
     sequences = sorted({1, max(1, max_sequences // 4), max_sequences})
     share = budget_s / (len(rows) + (len(sequences) if draft is not None else 0))
@@ -94,6 +95,8 @@ def measure_profile(
     for count in rows:
         spread = max(1, min(count, max_sequences, count * max_sequences // max(rows)))
         row_seconds.append(_median(lambda n=count, s=spread: run(n, s), clock, share))  # type: ignore[misc]
+    for index in reversed(range(len(row_seconds) - 1)):
+        row_seconds[index] = min(row_seconds[index : index + 2])
     draft_seconds = [0.0] * len(sequences)
     if draft is not None:
         draft_seconds = [_median(lambda s=s: draft(s), clock, share) for s in sequences]  # type: ignore[misc]

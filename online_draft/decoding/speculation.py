@@ -146,10 +146,6 @@ class SpeculationPolicy:
         self._chose(worth_C, total)
         return keep(order_X, total, parent_SN)
 
-    def chose(self, value_SN: Floats, total: int) -> None:
-        """Instead of `select`, where the best `total` nodes were chosen on the device (`planned_nodes`)."""
-        self._chose(rank(value_SN)[1], total)
-
     def observe(self, seconds: float, committed: int, typical: bool = True) -> None:
         """What the planned step took, and the tokens of the walks of its sequences and others, uncut.
 

@@ -19,7 +19,7 @@ from online_draft.models.kv import KVCache
 from online_draft.models.rows import AttentionGroup, RowBatch
 from online_draft.models.target import Target
 
-TILE_ROWS = 16
+TILE_ROWS = 8
 """Rows of one sequence that the kernel handles together."""
 
 Attend = Callable[[int, Tensor], Tensor]
@@ -28,7 +28,7 @@ Attend = Callable[[int, Tensor], Tensor]
 
 @dataclass(slots=True)
 class PagedRows:
-    """A step's rows on the device. Everything int64 and contiguous; places count along a sequence's row of `table`.
+    """A step's rows on the device, all int64 and contiguous. Places count along a sequence's row of `table`.
 
     A row attends to the first `context_N` places of its sequence and to its chain: the places of itself and
     of its ancestors in the tree, short of the root (which is part of the context); -1 fills up. Roots and

@@ -2,7 +2,7 @@
 
 A program handles one tile of rows, one key-value head and one part of the context, so that a long context
 keeps a device busy at batch 1; a second kernel puts the parts together. Sums are float32. Tested against the
-torch path in Triton's interpreter; not yet run on a device.
+torch path in Triton's interpreter, and it compiles for sm_90; not yet run on a device.
 
 Shapes: N rows, H query heads, G key-value heads, D head size, P parts, M rows of a tile times query heads
 that share a key-value head, L context entries of a block.
@@ -25,8 +25,8 @@ _BLOCK_L = 32
 @triton.jit
 def _attend_parts(
     query, pairs, table, sequence, context, chain, tile_first, tile_count,
-    mixed, highest, total, scale, query_stride, table_stride, row_count,
-    HEADS: tl.constexpr, GROUPS: tl.constexpr, SHARE: tl.constexpr, SIZE: tl.constexpr, CHAIN: tl.constexpr,
+    mixed, highest, total, scale, query_stride, table_stride, row_count, links,
+    HEADS: tl.constexpr, GROUPS: tl.constexpr, SHARE: tl.constexpr, SIZE: tl.constexpr,
     PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One part of the context for a tile: unnormalised values [P, N, H, D], maxima and sums [P, N, H]."""
@@ -78,8 +78,8 @@ def _attend_parts(
             )
             highest_M = above_M
         if part == 0:
-            for link in range(CHAIN):
-                place_M = tl.load(chain + row_M * CHAIN + link, mask=live_M, other=-1)
+            for link in range(links):
+                place_M = tl.load(chain + row_M * links + link, mask=live_M, other=-1)
                 linked_M = place_M >= 0
                 slot_M = tl.load(slots + place_M, mask=linked_M, other=0)
                 entry_M = pairs + slot_M * (2 * GROUPS * SIZE) + group * SIZE
@@ -146,15 +146,18 @@ def attend(rows: PagedRows, pairs: Tensor, queries_NHD: Tensor) -> Tensor:
     mixed = torch.empty((PARTS, count, heads, size), dtype=torch.float32, device=device)
     highest, total = torch.empty((2, PARTS, count, heads), dtype=torch.float32, device=device)
     result = torch.empty((count, heads * size), dtype=queries_NHD.dtype, device=device)
-    _attend_parts[(rows.tile_first_T.shape[0], groups, PARTS)](
-        queries_NHD, pairs, rows.table, rows.sequence_N, rows.context_N, rows.chain_NA,
-        rows.tile_first_T, rows.tile_count_T, mixed, highest, total,
-        size**-0.5, queries_NHD.stride(0), rows.table.stride(0), count,
-        HEADS=heads, GROUPS=groups, SHARE=share, SIZE=size, CHAIN=rows.chain_NA.shape[1],
-        PARTS=PARTS, BLOCK_M=block_m, BLOCK_L=_BLOCK_L, BLOCK_D=block_d,
-    )  # fmt: skip
-    _join_parts[(count, heads)](
-        mixed, highest, total, rows.context_N, result, count,
-        HEADS=heads, SIZE=size, PARTS=PARTS, BLOCK_D=block_d,
-    )  # fmt: skip
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(queries_NHD):  # type: ignore[no-untyped-call]
+        _attend_parts[(rows.tile_first_T.shape[0], groups, PARTS)](
+            queries_NHD, pairs, rows.table, rows.sequence_N, rows.context_N, rows.chain_NA,
+            rows.tile_first_T, rows.tile_count_T, mixed, highest, total,
+            size**-0.5, queries_NHD.stride(0), rows.table.stride(0), count, rows.chain_NA.shape[1],
+            HEADS=heads, GROUPS=groups, SHARE=share, SIZE=size,
+            PARTS=PARTS, BLOCK_M=block_m, BLOCK_L=_BLOCK_L, BLOCK_D=block_d,
+            num_warps=8 if block_m * block_d >= 8192 else 4,
+        )  # fmt: skip
+        _join_parts[(count, heads)](
+            mixed, highest, total, rows.context_N, result, count,
+            HEADS=heads, SIZE=size, PARTS=PARTS, BLOCK_D=block_d,
+        )  # fmt: skip
     return result

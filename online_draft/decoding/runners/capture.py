@@ -52,11 +52,19 @@ class CudaCapture:
 
     def record(self, step: Callable[[], None]) -> Recorded:
         """Capture a graph. Other threads may use the device meanwhile."""
-        torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()
-        before = torch.cuda.mem_get_info(self._device)[0]
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            step()
-        taken = before - torch.cuda.mem_get_info(self._device)[0]
+        with torch.cuda.device(self._device):
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            before = torch.cuda.mem_get_info()[0]
+            graph = torch.cuda.CUDAGraph()
+            serving = torch.cuda.current_stream()
+            try:
+                with torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                ):
+                    step()
+            finally:
+                # A capture that fails at its end leaves its own stream behind as the current one.
+                torch.cuda.set_stream(serving)
+            taken = before - torch.cuda.mem_get_info()[0]
         return Recorded(graph.replay, max(0, taken))

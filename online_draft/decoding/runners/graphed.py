@@ -145,6 +145,8 @@ class GraphedRunner:
         places = memory.ring.claim(moves.slots, moves.counts)
         parts = (moves.sources, moves.destinations, places, moves.rows, moves.tokens)
         values = np.array([value for part in parts for value in part], dtype=np.int64)
+        if not values.size:
+            return
         sizes = [len(part) for part in parts]
         sources, destinations, place_R, row_R, token_R = torch.split(upload(values, device), sizes)
         if moves.sources:

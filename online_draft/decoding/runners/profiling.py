@@ -125,6 +125,9 @@ def _measure(
         # The first calls of each size compile kernels and record graphs.
         for _ in range(2):
             measure_profile(run, draft, rows, count, time.perf_counter, 0.0)
+    elif drafter is not None:
+        # The first call makes every sequence's drafter state.
+        draft(count)
     return measure_profile(run, None if drafter is None else draft, rows, count, time.perf_counter, _BUDGET_S)
 
 

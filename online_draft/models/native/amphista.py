@@ -70,9 +70,10 @@ class NativeAmphista:
         )
         self._sizes = sizes
         sources = np.array(c.sources, dtype=np.int64)
+        pointers = weights.pointers()
         make = getattr(library, f"od_amphista_new_{name}")
         self._handle = make(
-            pool.handle, sizes.ctypes.data, weights.pointers().ctypes.data, sources.ctypes.data, c.norm_eps
+            pool.handle, sizes.ctypes.data, pointers.ctypes.data, sources.ctypes.data, c.norm_eps
         )
         own(self, getattr(library, f"od_amphista_free_{name}"), self._handle)
         self._draft = getattr(library, f"od_amphista_draft_{name}")

@@ -25,14 +25,19 @@ from online_draft.models.native.trees import NativeTrees, TreeArrays
 from online_draft.models.ring import FeatureRing
 from online_draft.models.target import Target
 
+_MOST_SHARING = 32
 _PROBE_ROWS = 8
 _PROBE_REPEATS = 15
 _WORTH_A_THREAD = 0.95
 
 
 def supports(target: Target) -> bool:
-    """Whether compiled code can run this target: on the CPU, in float32 or float64."""
-    return target.device.type == "cpu" and target.dtype in NAMES
+    """Whether compiled code can run this target: on the CPU, in float32 or float64.
+
+    At most 32 query heads may share a key-value head: attention's scratch is made for as many.
+    """
+    sharing = target.config.num_heads // target.config.num_kv_heads
+    return target.device.type == "cpu" and target.dtype in NAMES and sharing <= _MOST_SHARING
 
 
 class NativeBackend:

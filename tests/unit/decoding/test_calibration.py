@@ -173,16 +173,6 @@ def test_a_node_that_was_drafted_but_not_verified_is_learnt_from() -> None:
     assert grid(calibration, 1, np.array([0.25]))[0] > 0.45
 
 
-def test_single_nodes_can_be_observed() -> None:
-    rng = np.random.default_rng(0)
-    calibration = Calibration(4)
-    for _ in range(300):
-        depths = rng.integers(1, 5, 12)
-        calibration.observe_nodes(depths, np.log(np.full(12, 0.6)), rng.random(12) < 0.1 * depths)
-    for depth in (1, 2, 3, 4):
-        assert grid(calibration, depth, np.array([0.6]))[0] == pytest.approx(0.1 * depth, abs=0.05)
-
-
 def test_another_drafter_is_learnt_faster_after_forgetting() -> None:
     def after(forget: bool) -> float:
         drafter, calibration = KnownDrafter(7, lambda p: p**0.5), Calibration(DEPTHS)

@@ -24,6 +24,8 @@ from online_draft.models.paged_attention import (
 from online_draft.models.rows import AttentionGroup, RowBatch
 
 PLACES = 160
+on_triton = pytest.mark.filterwarnings("default")
+"""What Triton warns of is not ours."""
 
 
 class Shape:
@@ -134,7 +136,8 @@ def test_gathered_attention_sees_the_context_and_the_chain(
     assert mixed.isfinite().all()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@on_triton
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 16), (6, 1, 22), (3, 3, 32)])
 @torch.inference_mode()
 def test_the_kernel_sees_the_context_and_the_chain(
@@ -166,7 +169,7 @@ def eager_batch(rows: PagedRows) -> RowBatch:
 
 def forward_both(family: Architecture, dtype: torch.dtype, rows: PagedRows, kernel: bool) -> float:
     """The largest difference between paged rows and the same ones through `Target.forward`."""
-    target = random_target(TargetConfig.tiny(family), 3, dtype).to(rows.table.device)
+    target = random_target(TargetConfig.tiny(family, False, 256), 3, dtype).to(rows.table.device)
     size = int(rows.table.max()) + 1
     caches = [KVCache(target.config, size, dtype, rows.table.device) for _ in range(2)]
     for kv in caches:
@@ -188,6 +191,7 @@ def test_a_paged_step_equals_the_targets_own(family: Architecture) -> None:
     assert forward_both(family, torch.float64, rows, kernel=False) < 1e-11
 
 
+@on_triton
 @pytest.mark.parametrize("family", ARCHITECTURES)
 @torch.inference_mode()
 def test_a_paged_step_through_the_kernel_equals_the_targets_own(

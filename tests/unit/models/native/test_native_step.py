@@ -16,7 +16,7 @@ from online_draft.models.config import Architecture, TargetConfig
 from online_draft.models.kv import KVCache
 from online_draft.models.loading import random_target
 from online_draft.models.native.amphista import NativeAmphista
-from online_draft.models.native.backend import NativeBackend
+from online_draft.models.native.backend import NativeBackend, supports
 from online_draft.models.native.pack import Packing, fits_bfloat16
 from online_draft.models.native.pool import Pool
 from online_draft.models.native.target import FlatBatch, NativeTarget
@@ -60,6 +60,25 @@ def test_step_equals_torch_in_float64(library: ctypes.CDLL, family: Architecture
         torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-11)
         torch.testing.assert_close(logits, target.logits(expected), rtol=0, atol=1e-11)
     assert best.tolist() == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(32, 1), (8, 8), (33, 1)])
+def test_many_heads_share_one_or_torch_decodes(library: ctypes.CDLL, heads: int, kv_heads: int) -> None:
+    """More than the scratch is made for is refused, never written behind it."""
+    config = replace(
+        TargetConfig.tiny("llama", False, 64), num_heads=heads, num_kv_heads=kv_heads, head_dim=4
+    )
+    target = random_target(config, 0, torch.float64)
+    assert supports(target) == (heads <= 32)
+    if not supports(target):
+        return
+    native = NativeTarget(library, target, Pool(library, 2))
+    tokens = prompt(target, 40, 0)
+    table = torch.arange(64).unsqueeze(0)
+    hidden, _, _ = native.step(causal(tokens), table, KVCache(config, 64, target.dtype))
+    with torch.inference_mode():
+        expected = target.prefill_hidden(torch.from_numpy(tokens)[None], torch.tensor([40]))[0]
+    torch.testing.assert_close(hidden, expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
