@@ -81,7 +81,7 @@ def bench_load(
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON lines with prompt, messages or turns.")] = None,
     requests: Annotated[
-        int | None, typer.Option(min=1, help="Per run. Default: 3 a client, 16 at least; 256 of a trace.")
+        int | None, typer.Option(min=1, help="Per run. Default: 6 a client, 64 at least; 256 of a trace.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,

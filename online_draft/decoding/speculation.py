@@ -33,8 +33,8 @@ _TRIAL = 32
 """Drafted steps after which it counts as right that speculation was turned on."""
 _SETTLED = 8.0
 """Steps that the curve must stand on before speculation may be turned off."""
-_HOPELESS = 0.8
-_GLIMPSE = 2.0
+_HOPELESS = 0.7
+_GLIMPSE = 4.0
 """Steps that are enough where drafting is expected to cost this much."""
 _MEMORY = 48.0
 _STALE = 32.0
@@ -175,6 +175,9 @@ class SpeculationPolicy:
                     self._backoff = 1.0
         else:
             if typical:
+                if not self._plain_run:
+                    # Right behind a drafted step caches are cold: it can't show that plain is slow.
+                    seconds = min(seconds, self.cost.plain(rows))
                 self.cost.observe(rows, 0, False, seconds)
             self._plain_drift = self.cost.drift
             self._since_plain = 0

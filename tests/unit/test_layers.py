@@ -42,8 +42,14 @@ for name in absent:
 for room in rooms:
     package = importlib.import_module(room)
     for module in pkgutil.walk_packages(getattr(package, "__path__", ()), room + "."):
-        if not module.name.endswith("__main__"):
+        if module.name.endswith("__main__"):
+            continue
+        try:
             importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            # Comes with CUDA builds of torch only; whoever imports such a module looks for it first.
+            if error.name != "triton":
+                raise
 assert not [name for name in absent if name in sys.modules]
 print("imported", len([name for name in sys.modules if name.startswith("online_draft.")]))
 '''

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from online_draft.decoding.config import EngineConfig
 from online_draft.errors import ConfigError
 from online_draft.launch.child import as_environment, inherited
 from online_draft.settings import default_state_dir, describe, load_settings
@@ -88,6 +90,10 @@ def test_the_model_is_named_after_its_target() -> None:
     assert load_settings().served_name == "online-draft"
     assert load_settings({"target": "/models/tiny"}).served_name == "tiny"
     assert load_settings({"target": "org/tiny", "model_name": "mine"}).served_name == "mine"
+
+
+def test_every_setting_of_the_engine_is_shown() -> None:
+    assert describe(load_settings())["engine"].keys() == {field.name for field in fields(EngineConfig)}
 
 
 def test_a_child_inherits_all_but_settings(monkeypatch: pytest.MonkeyPatch) -> None:

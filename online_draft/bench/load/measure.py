@@ -89,7 +89,7 @@ def _closed(options: LoadOptions, loaded: LoadedTarget, prompts: Prompts, bars: 
     for clients in options.clients:
         chosen = work[: options.requests_at(clients)]
         for mode in MODES:
-            pair.run(mode, shortened(chosen[:clients], _WARM_UP_TOKENS), f"warm-up {clients}", clients)
+            pair.run(mode, chosen, f"warm-up {clients}", clients)
         runs[str(clients)] = found = Runs()
         for repeat in range(options.repeat):
             for mode in _turns(repeat):

@@ -18,7 +18,7 @@ class LoadOptions:
     """Options of `bench load`.
 
     `drafter` is a directory or `synthetic:τ`; None is the embedded baseline. `requests` is how many one
-    measurement answers: by default three per client, at least 16; for a trace its first 256 rows. With a
+    measurement answers: by default six per client, at least 64; for a trace its first 256 rows. With a
     `trace` arrivals and lengths are the trace's, `speedup` times as fast, and no clients are simulated.
     """
 
@@ -52,7 +52,7 @@ class LoadOptions:
 
     def requests_at(self, clients: int) -> int:
         """Requests of one closed-loop measurement."""
-        return self.requests or max(16, 3 * clients)
+        return self.requests or max(64, 6 * clients)
 
     def check(self) -> None:
         """Raise ConfigError, naming the option, for what can't be measured."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import cast
 
@@ -35,6 +35,8 @@ from online_draft.models.target import Target
 _CONTEXT = 128
 """Tokens that each sequence attends to while a step is timed."""
 _BUDGET_S = 0.5
+_HOST_S, _DRAFT_HOST_S = 5e-5, 1e-4
+"""A first guess of what the engine itself takes per step and for drafting; steps soon tell."""
 
 
 @dataclass(slots=True)
@@ -60,7 +62,10 @@ def step_profile(
     `make` gives a runner on memory of its own; `kernel` names the code that runs.
     """
     rows = row_buckets(config.max_sequences, config.tree_nodes)
-    key = ProfileKey(fingerprint, _device_name(target.device), str(target.dtype), threads, kernel)
+    heads = 0 if drafter is None else drafter.num_heads
+    sizes = f"{config.max_sequences}x{config.tree_nodes}/{config.tree_width}, {heads} heads"
+    path = f"{kernel}, {sizes}"
+    key = ProfileKey(fingerprint, _device_name(target.device), str(target.dtype), threads, path)
     profile = load_profile(default_cache_dir(), key, rows)
     if profile is None:
         profile = _measure(make, target, drafter, config, rows)
@@ -128,7 +133,9 @@ def _measure(
     elif drafter is not None:
         # The first call makes every sequence's drafter state.
         draft(count)
-    return measure_profile(run, None if drafter is None else draft, rows, count, time.perf_counter, _BUDGET_S)
+    draft_or_none = None if drafter is None else draft
+    found = measure_profile(run, draft_or_none, rows, count, time.perf_counter, _BUDGET_S, _HOST_S)
+    return replace(found, draft_seconds=tuple(s + _DRAFT_HOST_S for s in found.draft_seconds))
 
 
 def _depths(parent_K: np.ndarray, counts: list[int]) -> np.ndarray:

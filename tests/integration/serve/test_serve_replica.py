@@ -141,6 +141,14 @@ async def test_a_replica_serves_where_redis_is_not(tmp_path: Path, tiny: Path) -
         replica.check_health()
 
 
+async def test_threads_of_the_service_are_those_of_compiled_code(
+    tmp_path: Path, tiny: Path, redis_url: str
+) -> None:
+    with replica_at(tmp_path, tiny, redis_url, "threads") as replica:
+        config = replica._engine.call(lambda engine: engine.config).result(10)
+        assert config.threads == replica.config.threads == 1
+
+
 async def test_an_engine_that_fails_is_rebuilt_with_its_drafter(
     tmp_path: Path, tiny: Path, redis_url: str
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from online_draft.decoding.detokenizer import Detokenizer, StopMatcher
 
@@ -24,12 +25,38 @@ def byte_tokenizer() -> Tokenizer:
 TOKENIZER = byte_tokenizer()
 
 
+def bytes_to_unicode() -> list[str]:
+    """The character that stands for each byte in a byte-level vocabulary (GPT-2's table)."""
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in shown else chr(next(others)) for byte in range(256)]
+
+
 @given(st.text(max_size=40))
 def test_pieces_join_to_the_text_and_never_split_a_character(text: str) -> None:
     detokenizer = Detokenizer(TOKENIZER)
     pieces = [detokenizer.push(i) for i in TOKENIZER.encode(text).ids]
     assert all("\ufffd" not in piece or "\ufffd" in text for piece in pieces)
     assert "".join(pieces) + detokenizer.flush() == text
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(1, 6), min_size=1), st.booleans())
+def test_tokens_pushed_together_give_the_text_of_tokens_pushed_one_by_one(
+    content: bytes, sizes: list[int], wrapped: bool
+) -> None:
+    """Any bytes, also such as never become a character."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=TOKENIZER) if wrapped else TOKENIZER
+    vocabulary = bytes_to_unicode()
+    ids = [TOKENIZER.token_to_id(vocabulary[byte]) for byte in content]
+    one, many = Detokenizer(tokenizer), Detokenizer(tokenizer)
+    start, pieces, expected = 0, [], []
+    for size in sizes:
+        taken = ids[start : start + size]
+        start += size
+        if taken:
+            pieces.append(many.push_all(taken))
+        expected += [one.push(token) for token in taken]
+    assert "".join(pieces) + many.flush() == "".join(expected) + one.flush()
 
 
 def test_an_unfinished_character_is_held_back_and_flushed_as_a_replacement() -> None:
