@@ -155,6 +155,11 @@ class Engine:
         else:
             self._set_policy()
 
+    @property
+    def kernel(self) -> str:
+        """What runs the steps now: "native", "graphed" or "eager"."""
+        return self._runners.kernel
+
     def load(self) -> tuple[int, int]:
         """(running, waiting) requests."""
         return self._scheduler.running, self._scheduler.waiting
@@ -261,7 +266,7 @@ class Engine:
         profile = StepProfile((1,), (1e-3,))
         if self.config.speculation == "auto":
             threads = self._runners.threads or torch.get_num_threads()
-            kernel = f"{self._runners.kernel} {None if drafter is None else drafter.kind}"
+            kernel = f"{self._runners.identity} {None if drafter is None else drafter.kind}"
             profile = step_profile(
                 self._runners.make, self.target, self._fingerprint, drafter, self.config, kernel, threads
             )

@@ -55,6 +55,12 @@ class RunnerChoice:
         return "native"
 
     @property
+    def identity(self) -> str:
+        """What a profile of this runner's steps holds for: the kind, and the build of compiled code."""
+        build = kernels.path if self._backend is not None else None
+        return self.kernel if build is None else f"{self.kernel} {build.stem}"
+
+    @property
     def padded(self) -> bool:
         """Whether steps are run at the sizes of the profile's buckets."""
         return self._graphs

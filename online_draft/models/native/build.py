@@ -108,6 +108,8 @@ class Kernels:
         self._library: ctypes.CDLL | None = None
         self.error: str | None = None
         """Why there are no kernels, once that is certain."""
+        self.path: Path | None = None
+        """Where the loaded library is; its name changes with sources, compiler and processor."""
 
     def start(self) -> None:
         """Begin to build or load. Returns at once."""
@@ -132,12 +134,13 @@ class Kernels:
             self.error = "switched off by ONLINE_DRAFT_KERNELS"
             return
         try:
-            library = _open(build())
+            path = build()
+            library = _open(path)
         except (BuildError, OSError) as error:
             self.error = str(error)
             logger.warning("decoding runs without compiled kernels: %s", error)
             return
-        self._library = library
+        self.path, self._library = path, library
 
 
 def _ours(path: Path) -> bool:

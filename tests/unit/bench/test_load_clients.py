@@ -109,7 +109,7 @@ def test_requests_can_be_set_apart_and_shortened() -> None:
 
 
 def test_stalls_tell_gaps_during_admissions_from_quiet_ones(traffic: Any) -> None:
-    engine = Engine(traffic.loaded, EngineConfig(max_sequences=3, prefill_rows_busy=16))
+    engine = Engine(traffic.loaded, EngineConfig(max_sequences=3, prefill_rows_busy=16, speculation="off"))
     time = Time()
     found = measure_stalls(engine, work(2, tokens=400), [(5,) * 100, (6,) * 100], time.clock)
     assert found.admissions == 2

@@ -41,7 +41,10 @@ public:
   // f(item, scratch) for all items.
   template <class F> void items(int64_t count, const F &f) {
     ++loop_;
-    pool_->run(count, [&](int64_t item, int64_t thread) { f(item, scratch_[thread]); });
+    const int64_t step = count / 60000 + 1; // a loop has at most 65,535 chunks
+    pool_->run((count + step - 1) / step, [&](int64_t chunk, int64_t thread) {
+      for (int64_t item = chunk * step; item < std::min(count, (chunk + 1) * step); ++item) f(item, scratch_[thread]);
+    });
   }
 
   // The normalised rows, made once a loop by every thread: cheaper than another loop.
