@@ -5,6 +5,7 @@ Shapes: S sequences, N nodes drafted for each.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +48,10 @@ class Drafting:
             self._calibration = Calibration(heads)
         self.policy.drafter_changed()
 
-    def draft(self, plan: StepPlan, runner: Runner, timer: StepTimer | None = None) -> Forest | None:
-        """The nodes to verify for `plan.speculating`; None if there are none.
+    def draft(
+        self, plan: StepPlan, runner: Runner, ready: Callable[[], None], timer: StepTimer | None = None
+    ) -> Forest | None:
+        """The nodes to verify for `plan.speculating`; None if there are none. Calls `ready` before drafting.
 
         Sequences that are not to draft in this step are moved to `plan.plain`.
         """
@@ -59,6 +62,7 @@ class Drafting:
         if not draft or not nodes:
             _decode_plainly(plan)
             return None
+        ready()
         if timer is not None:
             timer.mark("policy")
         drafted = runner.draft(plan.speculating, nodes, min(self._width, max(4, nodes // 2)))

@@ -20,6 +20,7 @@ from online_draft.decoding.commit import Commit
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.cost import CostModel
 from online_draft.decoding.drafting import Drafting
+from online_draft.decoding.feed import RingFeed
 from online_draft.decoding.masks import TokenMask
 from online_draft.decoding.memory import kv_tokens_for
 from online_draft.decoding.plan import CacheStats, StepPlan
@@ -74,6 +75,7 @@ class Engine:
         self._memory = Memory(self._kv, self._ring, self._table)
         self._runners = RunnerChoice(self.target, config)
         self._runner = self._runners.make(self._memory)
+        self._feed = RingFeed(self._runner)
         self._choices = TargetChoices(loaded.config.vocab_size, device)
         self._drafter: Drafter | None = None
         self._draft_state: DraftState | None = None
@@ -199,7 +201,7 @@ class Engine:
         timer = self.timer
         if timer is not None:
             timer.mark("schedule")
-        forest = self._drafting.draft(plan, self._runner, timer)
+        forest = self._drafting.draft(plan, self._runner, self._feed.flush, timer)
         if timer is not None:
             timer.mark("policy")
         rows = self._runner.run(plan, forest)
@@ -211,7 +213,7 @@ class Engine:
         walks = collect(plan, forest, rows, self._choices, self.target, commit)
         if timer is not None:
             timer.mark("choose")
-        self._runner.apply(commit.moves, rows)
+        self._feed.add(commit.moves, rows)
         if timer is not None:
             timer.mark("commit")
         for sequence in plan.sequences():
@@ -248,13 +250,15 @@ class Engine:
 
     def _forget(self, slot: int) -> None:
         """Clear what the drafter knew about a slot's sequence."""
+        self._feed.flush()
         self._ring.reset(slot)
         if self._draft_state is not None:
             self._draft_state.invalidate(slot)
 
     def _upgrade(self) -> None:
         """Compiled code is ready: the next step runs on it. Cache, ring and outputs stay as they are."""
-        self._runner = self._runners.make(self._memory)
+        self._feed.flush()
+        self._runner = self._feed.runner = self._runners.make(self._memory)
         self._runner.set_drafter(self._drafter, self._draft_state)
         self.target.forget_prepared()
         self._set_policy()

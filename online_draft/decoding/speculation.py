@@ -33,10 +33,9 @@ _TRIAL = 32
 """Drafted steps after which it counts as right that speculation was turned on."""
 _SETTLED = 8.0
 """Steps that the curve must stand on before speculation may be turned off."""
-_HOPELESS = 0.7
-_GLIMPSE = 4.0
-"""Steps that are enough where drafting is expected to cost this much."""
 _MEMORY = 48.0
+_COLD = 4
+"""The first drafted steps of all warm the machine up: what they take says nothing."""
 _STALE = 32.0
 """Plain steps after which the curve is trusted half as much."""
 _PLAIN_INTERVALS = (64, 512)
@@ -86,6 +85,9 @@ class SpeculationPolicy:
         self._run = 0
         self._trusted = True
         self._plain_run = 0
+        self._known_cost_C: Floats | None = None
+        self._known_best = (0, 0.0)
+        self._drafted = 0
         self._since_plain = 0
         self._plain_interval = _PLAIN_INTERVALS[0]
         self._plain_drift = 0.0
@@ -160,7 +162,8 @@ class SpeculationPolicy:
         if last.drafted:
             self._gained += committed - rows
             self._promised += last.expected - rows
-            if typical and self._plain_run < _PROBE_GAP:
+            self._drafted += 1
+            if typical and self._plain_run < _PROBE_GAP and self._drafted > _COLD:
                 self.cost.observe(rows + last.nodes, last.sequences, True, seconds)
             self._run += 1
             self._since_plain += 1
@@ -208,16 +211,18 @@ class SpeculationPolicy:
         if not self._gain_weight:
             self.planned_nodes = sequences * self.nodes
             return True, False
-        cost_J = self.cost.speculative(sequences, others, sequences * self.nodes + 1)[::sequences]
-        rate_J = (self._gain_J * sequences + rows) / cost_J
-        best = int(rate_J.argmax())
-        rate = float(rate_J[best])
+        cost_C = self.cost.speculative(sequences, others, sequences * self.nodes + 1)
+        if cost_C is not self._known_cost_C:
+            # While nothing is drafted the curve stands still, and costs rarely move.
+            rate_J = (self._gain_J * sequences + rows) / cost_C[::sequences]
+            best = int(rate_J.argmax())
+            self._known_cost_C, self._known_best = cost_C, (best, float(rate_J[best]))
+        best, rate = self._known_best
         self.planned_nodes = sequences * best
         self._rate = max(rate, self._plain_rate)
         advantage = rate / self._plain_rate
         if self._on:
-            hopeless = advantage < _HOPELESS and self._gain_weight >= _GLIMPSE
-            settled = hopeless or (self._gain_weight >= _SETTLED and self._run >= _LEAST_RUN)
+            settled = self._gain_weight >= _SETTLED and self._run >= _LEAST_RUN
             if advantage < 1.0 - _MARGIN and settled:
                 self._on = self._trusted = False
                 return False, False
@@ -233,7 +238,7 @@ class SpeculationPolicy:
             self._run = self._probe_left = 0
             self._plain_interval = _PLAIN_INTERVALS[0]
             return True, False
-        draft = self._probe(float(cost_J[min(_PROBE_NODES, self.nodes)]))
+        draft = self._probe(float(cost_C[sequences * min(_PROBE_NODES, self.nodes)]))
         return draft, draft
 
     def _probe(self, step_seconds: float) -> bool:
@@ -253,6 +258,7 @@ class SpeculationPolicy:
     def _chose(self, worth_C: Floats, total: int) -> None:
         """Enter a step's values into the curve and its choice into the decision."""
         last = self.last
+        self._known_cost_C = None
         place_J = np.minimum(self._counts_J * last.sequences, len(worth_C) - 1)
         weight = self._gain_weight * _STALE / (_STALE + self._plain_run)
         self._gain_J += (worth_C.take(place_J) / last.sequences - self._gain_J) / (1.0 + weight)

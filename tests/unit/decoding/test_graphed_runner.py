@@ -187,6 +187,7 @@ def test_recorded_steps_equal_eager_ones(tiny_target, seed: int, family: str) ->
 def graphed_engine(loaded: LoadedTarget, config: EngineConfig, capture: Rerun) -> Engine:
     engine = Engine(loaded, replace(config, kernels="off"))
     engine._runner = GraphedRunner(engine.target, engine._memory, config, capture, False)
+    engine._feed.runner = engine._runner
     return engine
 
 

@@ -24,6 +24,7 @@ class LateKernels:
 
     def __init__(self, library: ctypes.CDLL | None) -> None:
         self.ready = threading.Event()
+        self.path = None
         self._library = library
 
     def start(self) -> None:
