@@ -16,8 +16,8 @@ _MOST = 32
 class RingFeed:
     """Gathers what steps without trees leave behind and writes it down at once.
 
-    While nothing is drafted nobody reads the ring, so a plain step pays next to nothing for it. `flush` before
-    the ring is read, and before a slot is forgotten.
+    While nothing is drafted nobody reads the ring: a plain step pays next to nothing for it. `flush`
+    before the ring is read, and before a slot is forgotten.
     """
 
     def __init__(self, runner: Runner) -> None:
