@@ -6,7 +6,6 @@ from online_draft.core import StepOutput, TokenLogprobs
 from online_draft.decoding.runners.base import Moves
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.verification import Walk
-from online_draft.models.ring import FeatureRing
 
 Logprobs = tuple[TokenLogprobs, ...] | None
 
@@ -14,14 +13,14 @@ Logprobs = tuple[TokenLogprobs, ...] | None
 class Commit:
     """The outcome of a step: outputs, and what moves in cache and feature ring.
 
-    Rows are indices into the step's flat batch.
+    Rows are indices into the step's flat batch; of a prompt chunk the last `window` go into the ring.
     """
 
-    def __init__(self, version: str | None, ring: FeatureRing) -> None:
+    def __init__(self, version: str | None, window: int) -> None:
         self.outputs: list[StepOutput] = []
         self.moves = Moves()
         self._version = version
-        self._ring = ring
+        self._window = window
 
     def root(self, sequence: Sequence, token: int, row: int, logprobs: Logprobs = None) -> None:
         """A row without a tree gave one token."""
@@ -49,8 +48,9 @@ class Commit:
         """Prompt rows start .. start + count - 1 are in the cache; the tokens behind them are known."""
         sequence.length += count
         if sequence.request.speculate:
-            kept = min(count, self._ring.window)
-            self._ring.skip(sequence.slot, count - kept)
+            kept = min(count, self._window)
+            if kept < count:
+                self.moves.skips[sequence.slot] = count - kept
             following = sequence.tokens[sequence.length - kept + 1 : sequence.length + 1]
             self._feed(sequence, list(range(start + count - kept, start + count)), following)
 

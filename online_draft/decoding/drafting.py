@@ -56,11 +56,10 @@ class Drafting:
         Sequences that are not to draft in this step are moved to `plan.plain`.
         """
         self._last = None
-        draft = self.policy.plan(len(plan.speculating), len(plan.plain), bool(plan.admitted))
-        count = max(1, len(plan.speculating))
-        nodes = min(self._most(count), plan.node_budget // count)
-        if not draft or not nodes:
-            _decode_plainly(plan)
+        count = self.policy.plan(len(plan.speculating), len(plan.plain), bool(plan.admitted))
+        nodes = min(self._most(count), plan.node_budget // count) if count else 0
+        _decode_plainly(plan, len(plan.speculating) - (count if nodes else 0))
+        if not nodes:
             return None
         ready()
         if timer is not None:
@@ -75,7 +74,7 @@ class Drafting:
         self._last = _Drafted(trees, selection)
         forest = trees.keep(selection)
         if not forest.total:
-            _decode_plainly(plan)
+            _decode_plainly(plan, count)
             return None
         return forest
 
@@ -106,6 +105,8 @@ class Drafting:
         return {"calibration": self._calibration.report(), **self.policy.report()}
 
 
-def _decode_plainly(plan: StepPlan) -> None:
-    plan.plain = plan.speculating + plan.plain
-    plan.speculating = []
+def _decode_plainly(plan: StepPlan, count: int) -> None:
+    """Move the oldest `count` sequences from those with trees to those without."""
+    if count:
+        plan.plain = plan.speculating[:count] + plan.plain
+        plan.speculating = plan.speculating[count:]

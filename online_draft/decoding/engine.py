@@ -74,8 +74,10 @@ class Engine:
         )
         self._memory = Memory(self._kv, self._ring, self._table)
         self._runners = RunnerChoice(self.target, config)
+        # By thread: whoever asks later may be on another one.
+        self._torch_threads = torch.get_num_threads()
         self._runner = self._runners.make(self._memory)
-        self._feed = RingFeed(self._runner)
+        self._feed = RingFeed(self._runner, self._ring)
         self._choices = TargetChoices(loaded.config.vocab_size, device)
         self._drafter: Drafter | None = None
         self._draft_state: DraftState | None = None
@@ -159,8 +161,13 @@ class Engine:
 
     @property
     def kernel(self) -> str:
-        """What runs the steps now: "native", "graphed" or "eager"."""
+        """What runs the steps now: "native", "graphed" or "eager". May be asked from any thread."""
         return self._runners.kernel
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that steps run on now: compiled code's own, else torch's. From any thread."""
+        return self._runners.threads or self._torch_threads
 
     def load(self) -> tuple[int, int]:
         """(running, waiting) requests."""
@@ -190,8 +197,8 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Run one step and return what it gave each request that got tokens."""
-        if self._runners.pending and self._runners.upgraded():
-            self._upgrade()
+        if self._runners.pending and self._runners.changed():
+            self._change_runner()
         began = time.perf_counter()
         outputs = self._expire()
         plan = self._plan()
@@ -209,11 +216,11 @@ class Engine:
             timer.mark("forward")
         roots = plan.plain + [chunk.sequence for chunk in plan.chunks if chunk.last]
         self._choices.begin(rows, plan.speculating, roots, forest)
-        commit = Commit(self.drafter_version, self._ring)
-        walks = collect(plan, forest, rows, self._choices, self.target, commit)
+        commit = Commit(self.drafter_version, self._ring.window)
+        walks = collect(plan, forest, rows, self._choices, self._runner, commit)
         if timer is not None:
             timer.mark("choose")
-        self._feed.add(commit.moves, rows)
+        self._feed.add(commit.moves, rows, forest is not None)
         if timer is not None:
             timer.mark("commit")
         for sequence in plan.sequences():
@@ -250,17 +257,18 @@ class Engine:
 
     def _forget(self, slot: int) -> None:
         """Clear what the drafter knew about a slot's sequence."""
-        self._feed.flush()
+        self._feed.forget(slot)
         self._ring.reset(slot)
         if self._draft_state is not None:
             self._draft_state.invalidate(slot)
 
-    def _upgrade(self) -> None:
-        """Compiled code is ready: the next step runs on it. Cache, ring and outputs stay as they are."""
+    def _change_runner(self) -> None:
+        """The next step runs on what is best now. Cache, ring and outputs stay as they are."""
         self._feed.flush()
         self._runner = self._feed.runner = self._runners.make(self._memory)
         self._runner.set_drafter(self._drafter, self._draft_state)
-        self.target.forget_prepared()
+        if self._runners.kernel == "native":
+            self.target.forget_prepared()
         self._set_policy()
 
     def _set_policy(self) -> None:
@@ -269,10 +277,8 @@ class Engine:
         mode = self.config.speculation if drafter is not None and nodes else "off"
         profile = StepProfile((1,), (1e-3,))
         if self.config.speculation == "auto":
-            threads = self._runners.threads or torch.get_num_threads()
-            kernel = f"{self._runners.identity} {None if drafter is None else drafter.kind}"
             profile = step_profile(
-                self._runners.make, self.target, self._fingerprint, drafter, self.config, kernel, threads
+                self._runners, self.target, self._fingerprint, drafter, self.config, self.threads
             )
             self._scheduler.pace(profile)
         policy = SpeculationPolicy(CostModel(profile, self._runners.padded), nodes, mode)

@@ -1,51 +1,104 @@
 """Hidden rows on their way into the feature ring.
 
-Shapes: N rows, F hidden size.
+Shapes: N rows of steps, M of them for the ring, S slots, F hidden size.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from online_draft.decoding.runners.base import Moves, Rows, Runner
+from online_draft.models.ring import FeatureRing
 
-_MOST = 32
+_MOST_STEPS = 32
+_MOST_ROWS = 2048
 
 
 class RingFeed:
-    """Gathers what steps without trees leave behind and writes it down at once.
+    """Gathers what steps leave behind for the feature ring and writes it down at once.
 
-    While nothing is drafted nobody reads the ring: a plain step pays next to nothing for it. `flush`
-    before the ring is read, and before a slot is forgotten.
+    While nothing is drafted nobody reads the ring: a plain step pays next to nothing for it. `flush` before
+    the ring is read, `forget` when a slot gets another owner.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, ring: FeatureRing) -> None:
         self.runner = runner
+        self._ring = ring
         self._held: list[tuple[Tensor, Moves]] = []
+        self._rows = 0
+        self._since: dict[int, int] = {}
 
-    def add(self, moves: Moves, rows: Rows) -> None:
-        """What a step left behind; rows that only go to the ring may wait."""
-        if moves.sources or len(moves.rows) != len(moves.slots):
+    def add(self, moves: Moves, rows: Rows, drafting: bool) -> None:
+        """What a step left behind. Hidden rows may wait unless `drafting`: then the next step reads them."""
+        if drafting or moves.skips:
             self.flush()
+        for slot, count in moves.skips.items():
+            self._ring.skip(slot, count)
+        if drafting and len(moves.rows) <= self._ring.window:
             self.runner.apply(moves, rows)
             return
-        if moves.rows:
-            self._held.append((rows.hidden_NF, moves))
-            if len(self._held) >= _MOST:
+        if moves.sources:
+            self.runner.apply(Moves(moves.sources, moves.destinations), rows)
+        if moves.slots:
+            hidden_NF = rows.hidden_NF.clone() if rows.reused else rows.hidden_NF
+            self._held.append((hidden_NF, moves))
+            self._rows += hidden_NF.shape[0]
+            if len(self._held) >= _MOST_STEPS or self._rows >= _MOST_ROWS:
                 self.flush()
+
+    def forget(self, slot: int) -> None:
+        """What waits for a slot is not wanted any more."""
+        if self._held:
+            self._since[slot] = len(self._held)
 
     def flush(self) -> None:
         """Write down what waits. Idempotent."""
-        held, self._held = self._held, []
+        held, since = self._held, self._since
+        self._held, self._rows, self._since = [], 0, {}
         if not held:
             return
-        gathered, start = Moves(), 0
+        rows, tokens, slots, counts = [], [], [], []
+        added, starts = [], []
+        start = 0
         for hidden_NF, moves in held:
-            gathered.slots += moves.slots
-            gathered.counts += moves.counts
-            gathered.tokens += moves.tokens
-            gathered.rows += [start + row for row in moves.rows]
+            rows += moves.rows
+            tokens += moves.tokens
+            slots += moves.slots
+            counts += moves.counts
+            added.append(len(moves.rows))
+            starts.append(start)
             start += hidden_NF.shape[0]
+        slot_M = np.repeat(slots, counts)
+        order_M = np.argsort(slot_M, kind="stable")
+        if since:
+            since_S = np.zeros(self._ring.slots, dtype=np.int64)
+            since_S[list(since)] = list(since.values())
+            step_M = np.repeat(np.arange(len(held)), added)
+            order_M = order_M[(step_M >= since_S[slot_M])[order_M]]
+        if not len(order_M):
+            return
+        gathered = Moves()
+        count_S = np.bincount(slot_M[order_M])
+        gathered.slots = np.flatnonzero(count_S).tolist()
+        gathered.counts = count_S[count_S > 0].tolist()
+        if max(gathered.counts) > self._ring.window:
+            order_M = self._newest(order_M, gathered)
+        row_M = (np.array(rows) + np.repeat(starts, added))[order_M]
+        gathered.rows = row_M.tolist()
+        gathered.tokens = np.array(tokens)[order_M].tolist()
         hidden_NF = held[0][0] if len(held) == 1 else torch.cat([hidden for hidden, _ in held])
         self.runner.apply(gathered, Rows(hidden_NF, hidden_NF, [], 0, []))
+
+    def _newest(self, order_M: NDArray[np.int64], gathered: Moves) -> NDArray[np.int64]:
+        """Of each slot's rows as many as the ring holds; the ring skips the others."""
+        parts, at = [], 0
+        for index, (slot, count) in enumerate(zip(gathered.slots, gathered.counts, strict=True)):
+            kept = min(count, self._ring.window)
+            self._ring.skip(slot, count - kept)
+            gathered.counts[index] = kept
+            parts.append(order_M[at + count - kept : at + count])
+            at += count
+        return np.concatenate(parts)

@@ -6,6 +6,7 @@ the batch (0 … S·N). Host side, numpy.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,52 +23,70 @@ SpeculationMode = Literal["auto", "always", "off"]
 
 _MARGIN = 0.02
 """Hysteresis: drafting starts above 1 + margin times the plain rate and ends below 1 - margin times it."""
-_PROBE_SHARE = 0.01
+_SHARE = 0.01
+"""Of the time, what drafting may lose against plain steps in order to find out whether it pays."""
 _PROBE_STEPS = 3
 _PROBE_NODES = 4
+_PROBE_SEQUENCES = 8
+"""One of so many sequences drafts in a probe, at least one: the others lose nothing but the time."""
 _MAX_BACKOFF = 8.0
+_MAX_DEBT = 4.0
+"""In probes, as the back-off is."""
 _PROBE_GAP = 16
 """Plain steps between two probes at least. Behind so many, a drafted step isn't typical: the drafter's state
 is rebuilt."""
+_NEAR = 0.95
+"""Above this share of the plain rate drafting is tried for some steps, as often as it can be paid for."""
 _TRIAL = 32
-"""Drafted steps after which it counts as right that speculation was turned on."""
+_HOPELESS = 0.85
+"""Below this share drafting ends at once."""
 _SETTLED = 8.0
 """Steps that the curve must stand on before speculation may be turned off."""
+_LEAST_RUN = 8
 _MEMORY = 48.0
 _COLD = 4
 """The first drafted steps of all warm the machine up: what they take says nothing."""
-_STALE = 32.0
+_STALE = 256.0
 """Plain steps after which the curve is trusted half as much."""
-_PLAIN_INTERVALS = (64, 512)
-"""Drafted steps between two plain ones, which keep the plain cost honest: near break-even, far from it."""
+_BURST = 4
+"""Plain steps in a row that keep the plain cost honest while drafting. Behind a drafted step caches are cold:
+the first isn't counted."""
+_BURST_GAPS = (64, 512)
+"""Drafted steps between two of these: near break-even, far from it."""
 _STRAYED = 0.1
-"""Where costs have moved this far (log) since the last plain step, it is time for one."""
-_NEAR = 0.95
-"""Above this share of the plain rate a few tens of drafted steps cost next to nothing and tell more than a
-probe."""
-_NEAR_GAP = 64
-_LEAST_RUN = 8
+"""Where costs have moved this far (log) since the last plain step, it is time for some."""
+_IDLE = 4
+"""Plain steps of which one is looked at while nothing is drafted."""
+_REALISED_MEMORY = 192.0
+_REALISED_MOST = 2.0
+"""What a step may count as at most, in mean ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a step was decided to be. `expected` tokens it should give; `probe`: drafted only to find out."""
+    """What a step was decided to be: `sequences` draft, `others` decode without a tree. `expected` tokens it
+    should give; `probe`: drafted only to find out."""
 
     sequences: int = 0
     others: int = 0
-    drafted: bool = False
     nodes: int = 0
     expected: float = 0.0
     probe: bool = False
+
+    @property
+    def drafted(self) -> bool:
+        """Whether anything was drafted."""
+        return self.sequences > 0
 
 
 class SpeculationPolicy:
     """Maximises committed tokens per second, from calibrated node values and the cost model.
 
-    Once per step, in this order: `plan` (draft at all?), after drafting `select` (which nodes), `observe`
-    (what came of it). While speculation is off, up to 1 % of the time goes into probes, less by back-off
-    where they find nothing; while it is on, a plain step now and then keeps the comparison honest. Mode
-    "always" verifies all that is drafted, "off" never drafts.
+    Once per step, in this order: `plan` (who drafts?), after drafting `select` (which nodes), `observe` (what
+    came of it). The advantage over plain steps that values and costs promise is corrected by the advantage
+    that drafted steps really had. Finding out may lose 1 % of the time: probes while speculation is off, and
+    a wrong decision to turn it on, are paid from that; while it is on, a few plain steps now and then keep
+    the comparison honest. Mode "always" verifies all that is drafted, "off" never drafts.
     """
 
     def __init__(self, cost: CostModel, nodes: int, mode: SpeculationMode = "auto") -> None:
@@ -81,23 +100,28 @@ class SpeculationPolicy:
         self._counts_J = np.arange(nodes + 1)
         self._gain_weight = 0.0
         self._gained = self._promised = 0.0
-        self._on = True
-        self._run = 0
-        self._trusted = True
-        self._plain_run = 0
         self._known_cost_C: Floats | None = None
         self._known_best = (0, 0.0)
+        self._rate: float | None = None
+        self._plain_rate = 1.0
+        self._advantage = 1.0
+        self._realised = _Realised()
+        self._on = True
+        self._eligible = 0
+        self._idle = 0
         self._drafted = 0
+        self._run = 0
+        self._plain_run = 0
         self._since_plain = 0
-        self._plain_interval = _PLAIN_INTERVALS[0]
+        self._trial_left = 0
+        self._burst_left = 0
+        self._burst_gap = _BURST_GAPS[0]
         self._plain_drift = 0.0
         self._probe_left = 0
         self._probe_seconds = 0.0
         self._wanted = False
         self._credit = 0.0
         self._backoff = 1.0
-        self._rate: float | None = None
-        self._plain_rate = 1.0
         self._buckets: Counter[int] = Counter()
         self._probes = 0
 
@@ -106,21 +130,29 @@ class SpeculationPolicy:
         """Nodes over the batch that the next step will probably verify."""
         return self.last.nodes if self.mode == "auto" else self.planned_nodes
 
-    def plan(self, sequences: int, others: int = 0, arrived: bool = False) -> bool:
-        """Whether this step should draft for `sequences`, beside `others` that decode without a tree.
+    def plan(self, sequences: int, others: int = 0, arrived: bool = False) -> int:
+        """For how many of `sequences` this step should draft, beside `others` that never do.
 
         `arrived`: a sequence is new since the last step. Prompt rows don't count here.
         """
-        if arrived or sequences != self.last.sequences:
+        if sequences != self._eligible:
+            self._eligible, self._idle, self._wanted = sequences, 0, True
+        elif arrived:
             self._wanted = True
-        draft = probe = False
+        rows = sequences + others
+        count, probe = 0, False
         if self.mode == "auto" and sequences and self.nodes:
-            draft, probe = self._decide(sequences, others)
-        elif self.mode == "always":
+            if self._idle:
+                self._idle -= 1
+            else:
+                count, probe = self._decide(sequences, others)
+        elif self.mode == "always" and self.nodes:
+            count = sequences
             self.planned_nodes = sequences * self.nodes
-            draft = self.planned_nodes > 0
-        self.last = Decision(sequences, others, draft, 0, float(sequences + others), probe)
-        return draft
+        last = self.last
+        if count or last.sequences or last.others != rows:
+            self.last = Decision(count, rows - count, 0, float(rows), probe)
+        return count
 
     def select(
         self, value_SN: Floats, parent_SN: Ints, prompt_rows: int = 0, limit: int | None = None
@@ -158,40 +190,50 @@ class SpeculationPolicy:
         if not rows:
             return
         self._buckets[last.nodes] += 1
-        self._credit += _PROBE_SHARE * seconds
-        if last.drafted:
-            self._gained += committed - rows
-            self._promised += last.expected - rows
-            self._drafted += 1
-            if typical and self._plain_run < _PROBE_GAP and self._drafted > _COLD:
-                self.cost.observe(rows + last.nodes, last.sequences, True, seconds)
-            self._run += 1
-            self._since_plain += 1
-            self._plain_run = 0
-            if last.probe:
-                self._probe_left -= 1
-                self._credit -= seconds
-            elif not self._trusted:
-                self._credit -= max(0.0, seconds - committed / self._plain_rate)
-                if self._run >= _TRIAL:
-                    self._trusted = True
-                    self._backoff = 1.0
-        else:
-            if typical:
-                if not self._plain_run:
-                    # Right behind a drafted step caches are cold: it can't show that plain is slow.
-                    seconds = min(seconds, self.cost.plain(rows))
-                self.cost.observe(rows, 0, False, seconds)
-            self._plain_drift = self.cost.drift
-            self._since_plain = 0
+        self._credit += _SHARE * seconds
+        if not last.sequences:
             self._plain_run += 1
-        if self._probe_seconds:
-            self._credit = min(self._credit, _MAX_BACKOFF * self._probe_seconds)
+            if typical and not self._idle and (self._plain_run > 1 or self.mode == "off"):
+                self.cost.observe(rows, 0, False, seconds)
+                self._plain_drift = self.cost.drift
+            if not self._on:
+                return
+            self._since_plain = 0
+        else:
+            self._observe_drafted(seconds, committed, typical)
+        most = self._probe_seconds
+        self._credit = max(-_MAX_DEBT * most, min(self._credit, _MAX_BACKOFF * most))
+
+    def _observe_drafted(self, seconds: float, committed: int, typical: bool) -> None:
+        last = self.last
+        rows = last.sequences + last.others
+        self._gained += committed - rows
+        self._promised += last.expected - rows
+        self._drafted += 1
+        worth = committed / self._plain_rate
+        if self._drafted <= _COLD:
+            pass
+        elif typical:
+            if self._plain_run < _PROBE_GAP:
+                self.cost.observe(rows + last.nodes, last.sequences, True, seconds)
+            if not last.probe:
+                self._realised.observe(seconds, worth, self._advantage)
+            self._credit -= seconds - worth
+        else:
+            cost_C = self.cost.speculative(last.sequences, last.others, last.nodes + 1)
+            self._credit -= float(cost_C[-1]) - worth
+        if last.probe:
+            self._probe_left -= 1
+        self._run += 1
+        self._since_plain += 1
+        self._plain_run = 0
 
     def drafter_changed(self) -> None:
         """Another drafter drafts from the next step on: what is known of the old one counts little."""
         self._gain_weight = min(self._gain_weight, 2.0)
+        self._realised = _Realised()
         self._backoff = 1.0
+        self._idle = 0
         self._wanted = True
         self._plain_run = max(self._plain_run, _PROBE_GAP)
         self._credit = max(self._credit, self._probe_seconds)
@@ -204,13 +246,15 @@ class SpeculationPolicy:
         fulfilled = round(self._gained / promised, 3) if promised else None
         return {"buckets": buckets, "probes": self._probes, "yield": fulfilled}
 
-    def _decide(self, sequences: int, others: int) -> tuple[bool, bool]:
-        """(draft, as a probe) for mode "auto"."""
+    def _decide(self, sequences: int, others: int) -> tuple[int, bool]:
+        """(how many draft, as a probe) for mode "auto"."""
         rows = sequences + others
-        self._plain_rate = rows / self.cost.plain(rows)
+        plain_seconds = self.cost.plain(rows)
+        self._plain_rate = rows / plain_seconds
+        self._probe_seconds = _PROBE_STEPS * plain_seconds
         if not self._gain_weight:
             self.planned_nodes = sequences * self.nodes
-            return True, False
+            return sequences, False
         cost_C = self.cost.speculative(sequences, others, sequences * self.nodes + 1)
         if cost_C is not self._known_cost_C:
             # While nothing is drafted the curve stands still, and costs rarely move.
@@ -220,32 +264,49 @@ class SpeculationPolicy:
         best, rate = self._known_best
         self.planned_nodes = sequences * best
         self._rate = max(rate, self._plain_rate)
-        advantage = rate / self._plain_rate
+        self._advantage = rate / self._plain_rate
+        advantage = self._advantage * self._realised.share
         if self._on:
-            settled = self._gain_weight >= _SETTLED and self._run >= _LEAST_RUN
-            if advantage < 1.0 - _MARGIN and settled:
-                self._on = self._trusted = False
-                return False, False
-            strayed = abs(self.cost.drift - self._plain_drift) > _STRAYED and self._since_plain >= _PROBE_GAP
-            if strayed or self._since_plain >= self._plain_interval:
-                near, far = _PLAIN_INTERVALS
-                self._plain_interval = min(far, 2 * self._plain_interval) if advantage > 1.2 else near
-                return False, False
-            return True, False
-        near = advantage > _NEAR and self._plain_run >= _NEAR_GAP and self._credit > 0
-        if advantage > 1.0 + _MARGIN or near:
+            return (sequences if self._goes_on(advantage) else 0), False
+        pays = advantage > 1.0 + _MARGIN and self._credit >= 0
+        near = advantage > _NEAR and self._credit >= _MAX_DEBT * self._probe_seconds
+        if pays or near:
             self._on = True
-            self._run = self._probe_left = 0
-            self._plain_interval = _PLAIN_INTERVALS[0]
-            return True, False
-        draft = self._probe(float(cost_C[sequences * min(_PROBE_NODES, self.nodes)]))
-        return draft, draft
+            self._trial_left = 0 if pays else _TRIAL
+            self._run = self._probe_left = self._burst_left = 0
+            self._burst_gap = _BURST_GAPS[0]
+            return sequences, False
+        if self._probe():
+            count = max(1, sequences // _PROBE_SEQUENCES)
+            self.planned_nodes = count * best
+            return count, True
+        self._idle = _IDLE - 1
+        return 0, False
 
-    def _probe(self, step_seconds: float) -> bool:
+    def _goes_on(self, advantage: float) -> bool:
+        """Whether to draft in a step while speculation is on."""
+        if self._burst_left:
+            self._burst_left -= 1
+            return False
+        if self._trial_left:
+            self._trial_left = self._trial_left - 1 if self._credit > 0 else 0
+        elif self._gain_weight >= _SETTLED and (
+            advantage < 1.0 - _MARGIN and self._run >= _LEAST_RUN or advantage < _HOPELESS
+        ):
+            self._on = False
+            return False
+        strayed = abs(self.cost.drift - self._plain_drift) > _STRAYED and self._since_plain >= _PROBE_GAP
+        if strayed or self._since_plain >= self._burst_gap:
+            near, far = _BURST_GAPS
+            self._burst_gap = min(far, 2 * self._burst_gap) if advantage > 1.2 else near
+            self._burst_left = _BURST - 1
+            return False
+        return True
+
+    def _probe(self) -> bool:
         """Whether to draft although it doesn't seem to pay."""
         if self._probe_left > 0:
             return True
-        self._probe_seconds = _PROBE_STEPS * step_seconds
         needed = self._probe_seconds * (1.0 if self._wanted else self._backoff)
         if self._plain_run < _PROBE_GAP or self._credit < needed:
             return False
@@ -253,6 +314,7 @@ class SpeculationPolicy:
         self._probes += 1
         self._backoff = min(_MAX_BACKOFF, 2.0 * self._backoff)
         self._wanted = False
+        self._realised.forget()
         return True
 
     def _chose(self, worth_C: Floats, total: int) -> None:
@@ -261,7 +323,46 @@ class SpeculationPolicy:
         self._known_cost_C = None
         place_J = np.minimum(self._counts_J * last.sequences, len(worth_C) - 1)
         weight = self._gain_weight * _STALE / (_STALE + self._plain_run)
-        self._gain_J += (worth_C.take(place_J) / last.sequences - self._gain_J) / (1.0 + weight)
-        self._gain_weight = min(_MEMORY, weight + 1.0)
+        share = last.sequences / max(1, self._eligible)
+        self._gain_J += (worth_C.take(place_J) / last.sequences - self._gain_J) * share / (share + weight)
+        self._gain_weight = min(_MEMORY, weight + share)
         expected = last.expected + float(worth_C[total])
-        self.last = Decision(last.sequences, last.others, True, total, expected, last.probe)
+        self.last = Decision(last.sequences, last.others, total, expected, last.probe)
+
+
+class _Realised:
+    """The advantage that drafted steps really had, over the one that was promised.
+
+    `share` differs from 1 by as much as the steps say beyond one standard error.
+    """
+
+    def __init__(self) -> None:
+        self._steps = self._seconds = self._worth = self._promised = self._squares = 0.0
+        self.share = 1.0
+
+    def observe(self, seconds: float, worth: float, advantage: float) -> None:
+        """A drafted step: its time, that of plain ones for the same tokens, and their promised ratio."""
+        if self._steps >= 1.0:
+            seconds = min(seconds, _REALISED_MOST * self._seconds / self._steps)
+        promised = seconds * advantage
+        self._keep(1.0 - 1.0 / _REALISED_MEMORY)
+        self._steps += 1.0
+        self._seconds += seconds
+        self._worth += worth
+        self._promised += promised
+        self._squares += (worth - promised) ** 2
+        excess = (self._worth - self._promised) / self._promised
+        error = math.sqrt(self._squares) / self._promised
+        self.share = 1.0 + math.copysign(max(0.0, abs(excess) - error), excess)
+
+    def forget(self) -> None:
+        """Half of it."""
+        self._keep(0.5)
+        self.share = 0.5 + 0.5 * self.share
+
+    def _keep(self, part: float) -> None:
+        self._steps *= part
+        self._seconds *= part
+        self._worth *= part
+        self._promised *= part
+        self._squares *= part

@@ -42,6 +42,8 @@ class Rows:
     sample: Sample | None = None
     greedy_M: Tensor | None = None
     """`best_M` where it is on the device and not read yet."""
+    reused: bool = False
+    """Whether the next step writes over these tensors."""
 
 
 @dataclass(slots=True)
@@ -49,7 +51,8 @@ class Moves:
     """What a step leaves behind: accepted KV rows to move together, hidden rows for the feature ring.
 
     `sources` and `destinations` are KV slots. `rows` are rows of the step, sequence after sequence, `counts`
-    how many of them go to each of `slots`; `tokens` followed them.
+    how many of them go to each of `slots`; `tokens` followed them. `skips`: how many rows of a slot came
+    before these and are too old to keep.
     """
 
     sources: list[int] = field(default_factory=list)
@@ -58,6 +61,7 @@ class Moves:
     counts: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    skips: dict[int, int] = field(default_factory=dict)
 
 
 class Runner(Protocol):
@@ -73,6 +77,10 @@ class Runner(Protocol):
 
     def run(self, plan: StepPlan, forest: Forest | None) -> Rows:
         """One target step; `forest` belongs to `plan.speculating`. Writes the rows' K/V into their slots."""
+        ...
+
+    def logits(self, hidden_NF: Tensor) -> Tensor:
+        """The LM head on a step's hidden rows: [N, F] -> [N, V]."""
         ...
 
     def apply(self, moves: Moves, rows: Rows) -> None:

@@ -83,13 +83,16 @@ class GraphedRunner:
         config: EngineConfig,
         capture: Capture,
         kernel: bool | None = None,
+        given_up: Callable[[], None] | None = None,
     ) -> None:
-        """`kernel` False does without the Triton kernel; None uses it where there is one."""
+        """`kernel` False does without the Triton kernel; None uses it where there is one. `given_up` is
+        called when graphs are."""
         self._target = target
         self._memory = memory
         self._capture = capture
         self._eager = EagerRunner(target, memory)
         self._kernel = kernel_available(target.dtype) if kernel is None else kernel
+        self._given_up = given_up
         self._sequences = config.max_sequences
         self._buckets = extended_buckets(
             row_buckets(config.max_sequences, config.tree_nodes), config.step_rows
@@ -138,6 +141,10 @@ class GraphedRunner:
             except RuntimeError as error:
                 self._give_up(f"a step can't be compared with the eager one: {error}")
         return expected
+
+    def logits(self, hidden_NF: Tensor) -> Tensor:
+        """The LM head on a step's hidden rows: [N, F] -> [N, V]."""
+        return self._eager.logits(hidden_NF)
 
     def apply(self, moves: Moves, rows: Rows) -> None:
         """Compact the cache and feed the ring. One copy to the device."""
@@ -239,6 +246,7 @@ class GraphedRunner:
             flat.plain_start,
             flat.chunk_starts,
             greedy_M=results.greedy_M[:count],
+            reused=True,
         )
 
     def _parameter_addresses(self) -> list[int]:
@@ -255,6 +263,8 @@ class GraphedRunner:
         logger.warning("decoding goes on without CUDA graphs: %s", why)
         self.failed = True
         self._drop()
+        if self._given_up is not None:
+            self._given_up()
 
 
 def _agree(rows: Rows, expected: Rows, plan: StepPlan, forest: Forest | None) -> bool:
