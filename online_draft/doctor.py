@@ -135,8 +135,14 @@ def check_kernels(device: str = "cpu", dtype: str = "float32", kernels: str = "a
     if kernels == "off" or build.switched_off():
         by = "engine.kernels" if kernels == "off" else "ONLINE_DRAFT_KERNELS"
         return Finding("ok", name, f"switched off by {by}; {without}")
+    reason = build.refused()
+    if reason is not None:
+        return Finding("warn", name, f"{reason}; {without}", "set ONLINE_DRAFT_CACHE to a folder of your own")
     compiler = build.find_compiler()
     if compiler is None:
+        built = build.built_library()
+        if built is not None:
+            return Finding("ok", name, f"{built}, built before; no C++ compiler is here now")
         wanted = os.environ.get("CXX")
         missing = f"CXX={wanted} is not found" if wanted else f"none of {', '.join(build.COMPILERS)} is found"
         return Finding(
@@ -146,7 +152,7 @@ def check_kernels(device: str = "cpu", dtype: str = "float32", kernels: str = "a
         path = build.library_path(compiler)
     except (build.BuildError, OSError) as error:
         return Finding("warn", name, f"{error}; {without}", "install another C++ compiler, or set CXX")
-    if path.is_file():
+    if build.trusted(path):
         return Finding("ok", name, f"{path}, built by {compiler}")
     if not os.access(_nearest_existing(path.parent), os.W_OK):
         remedy = "set ONLINE_DRAFT_CACHE to a folder that you may write to"

@@ -35,7 +35,7 @@ def bench_decode(
     repeat: Annotated[int, typer.Option(min=1)] = 3,
     tree_nodes: Annotated[int, typer.Option(min=1)] = 16,
     speculation: Annotated[
-        str, typer.Option(help="auto: as much as pays; always: tree-nodes at every step.")
+        str, typer.Option(help="auto: as much as pays; always: tree-nodes at every step; off: none.")
     ] = "auto",
     kernels: Annotated[str, typer.Option(help="wait: compiled code; off: torch.")] = "wait",
     json_out: JsonOut = None,
@@ -100,6 +100,12 @@ def bench_load(
     long_prompt: Annotated[
         bool, typer.Option("--long-prompt", help="Also: streams while 1,000-token prompts are admitted.")
     ] = False,
+    speculation: Annotated[
+        str, typer.Option(help="auto: as much as pays; always: tree-nodes at every step; off: none.")
+    ] = "auto",
+    kernels: Annotated[
+        str, typer.Option(help="wait: compiled code; auto: torch until that is built; off: torch.")
+    ] = "wait",
     json_out: JsonOut = None,
 ) -> None:
     """Throughput and latency under many clients, plain and speculative in turns."""
@@ -122,6 +128,8 @@ def bench_load(
         speedup=speedup,
         sequences=sequences,
         long_prompt=long_prompt,
+        speculation=speculation,  # type: ignore[arg-type]  # checked by measure
+        kernels=kernels,  # type: ignore[arg-type]
         json_path=json_out,
     )
     raise typer.Exit(run(options))

@@ -6,9 +6,8 @@ from online_draft.decoding.choices import TargetChoices
 from online_draft.decoding.commit import Commit
 from online_draft.decoding.forest import Forest
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.runners.base import Rows
+from online_draft.decoding.runners.base import Rows, Runner
 from online_draft.decoding.verification import Walk, walk
-from online_draft.models.target import Target
 
 
 def collect(
@@ -16,12 +15,12 @@ def collect(
     forest: Forest | None,
     rows: Rows,
     choices: TargetChoices,
-    target: Target,
+    runner: Runner,
     commit: Commit,
 ) -> list[Walk]:
     """Choose tokens along every tree and behind every root and put them into `commit`.
 
-    Returns the walks of the trees.
+    `runner` is the one that gave `rows`. Returns the walks of the trees.
     """
     walks: list[Walk] = []
     if forest is not None:
@@ -50,7 +49,7 @@ def collect(
         if known:
             wanted = chunk.sequence.prompt_logprobs
             if wanted is not None:
-                wanted.take(chunk.start, rows.hidden_NF[first : first + known], target.logits)
+                wanted.take(chunk.start, rows.hidden_NF[first : first + known], runner.logits)
             commit.prompt(chunk.sequence, first, known)
         if chunk.last:
             commit.root(chunk.sequence, token, first + known, logprobs)

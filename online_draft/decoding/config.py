@@ -15,6 +15,8 @@ MAX_CHUNK_ROWS = 2048
 class EngineConfig:
     """Sizes of one engine. Counts are sequences, tokens or rows; nothing here changes an output.
 
+    At most `max_sequences` requests run at a time, and `max_queue` more wait; a further one is refused.
+
     `kv_tokens` is the size of the KV cache in tokens over all sequences; with `memory_bytes`, the budget of
     the whole engine, it is derived instead: what the target, the draft heads (`drafter_share` of the budget,
     two versions at a time), a learner on the same device (`learner_share`) and one step's working memory
@@ -25,7 +27,7 @@ class EngineConfig:
     A step's flat batch has at most `step_rows` rows: a root for each decoding sequence, then prompt chunks,
     then tree nodes. Prompt rows per step are at most `prefill_rows` while nothing decodes; else as many as
     make the step take about twice as long, at least `prefill_rows_busy`: a long prompt holds up no
-    stream.
+    stream. Times are measured with `speculation` "auto" alone; else it is the step's rows that double.
 
     `prefix_cache` lets requests of one tenant share full blocks of equal prefixes. A hit leaves at least
     `prefix_recompute` tokens to compute, from whose hidden rows the draft heads start (one is enough for the

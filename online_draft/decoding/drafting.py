@@ -101,7 +101,7 @@ class Drafting:
         self.policy.observe(seconds, committed, typical)
 
     def report(self) -> dict[str, Any]:
-        """`calibration` (predicted and observed acceptance by depth), `buckets` (steps by nodes verified)."""
+        """`calibration` (predicted and observed acceptance by depth) and the policy's report."""
         return {"calibration": self._calibration.report(), **self.policy.report()}
 
 

@@ -95,7 +95,7 @@ class Engine:
     def add(self, request: GenerationRequest, token_mask: TokenMask | None = None) -> None:
         """Queue a request; `token_mask` says which tokens its output may consist of.
 
-        Raises `RequestError` (wrong or doesn't fit) or `CapacityError` (queue full).
+        Raises `RequestError` (wrong or doesn't fit) or `CapacityError` (no slot is free, the queue is full).
         """
         if not request.prompt_ids:
             raise RequestError("the prompt is empty", param="prompt")
@@ -191,7 +191,8 @@ class Engine:
         return self._scheduler.stats()
 
     def speculation_report(self) -> dict[str, Any]:
-        """`calibration`: predicted and observed acceptance by depth; `buckets`: steps by nodes verified."""
+        """`calibration`: predicted and observed acceptance by depth; `buckets`: steps by nodes verified;
+        `probes`: how many of them only found out; `yield`: tokens gained per token promised, or None."""
         return self._drafting.report()
 
     @torch.inference_mode()

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 import torch
 
 from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.runners.profiling import profile_tokens
 from online_draft.errors import ConfigError
 from online_draft.models.config import TargetConfig
+from online_draft.models.frozen import can_pack
 from online_draft.models.native.backend import supports
 from online_draft.models.target import PACK_LIMIT_BYTES, Target
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of a budget by what they are for; `kv_tokens` is what fits into `kv`. `step` is the working
-    memory of one step and the feature ring; what rounding leaves is in none of them."""
+    """Bytes of a budget by what they are for; `kv_tokens` is what fits into `kv`. `step` is the feature
+    ring and the working memory of one step or of the start-up profile; what rounding leaves is in none of
+    them."""
 
     target: int
     drafter: int
@@ -71,7 +74,7 @@ def plan_memory(budget: int, config: EngineConfig, target: Target) -> MemoryPlan
     sizes, dtype = target.config, target.dtype
     return split_memory(
         budget,
-        target=target_bytes(target, config.kernels != "off"),
+        target=target_bytes(target, config),
         step=step_bytes(config, sizes, dtype),
         kv_token=kv_token_bytes(sizes, dtype),
         block_size=config.block_size,
@@ -80,12 +83,18 @@ def plan_memory(budget: int, config: EngineConfig, target: Target) -> MemoryPlan
     )
 
 
-def target_bytes(target: Target, kernels: bool = True) -> int:
-    """A target's weights, twice where a packed copy is made: for compiled kernels always (less where the
-    weights fit bfloat16), for torch up to a limit."""
+def target_bytes(target: Target, config: EngineConfig) -> int:
+    """A target's weights and their packed copies: torch's up to a limit, that of compiled kernels (less where
+    the weights fit bfloat16). With `kernels` "auto" there are both until the kernels are ready.
+
+    Where they don't fit, float32 kernels have one more copy of the LM head, in bfloat16, to draft with.
+    """
     weights = sum(parameter.nbytes for parameter in target.parameters())
-    packed = target.device.type == "cpu" and weights <= PACK_LIMIT_BYTES
-    return weights * (1 + (packed or (kernels and supports(target))))
+    native = config.kernels != "off" and supports(target)
+    torch_too = weights <= PACK_LIMIT_BYTES and can_pack(target.lm_head_VF)
+    copies = max(native, torch_too) if config.kernels == "wait" else native + torch_too
+    drafting = native and config.tree_nodes > 0 and target.dtype == torch.float32
+    return weights * (1 + copies) + (target.lm_head_VF.nbytes // 2 if drafting else 0)
 
 
 def kv_token_bytes(sizes: TargetConfig, dtype: torch.dtype) -> int:
@@ -95,9 +104,16 @@ def kv_token_bytes(sizes: TargetConfig, dtype: torch.dtype) -> int:
 
 def step_bytes(config: EngineConfig, sizes: TargetConfig, dtype: torch.dtype) -> int:
     """The feature ring, and a generous bound on what one step of `step_rows` rows allocates: hidden rows,
-    projections, logits with noise and scores."""
+    projections, logits with noise and scores.
+
+    With `speculation` "auto" also the cache and ring on which the start-up profile is measured, whose largest
+    step is a full batch of trees.
+    """
     ring = config.max_sequences * config.feature_window * (sizes.hidden_size * dtype.itemsize + 8)
     projected = (sizes.num_heads + 2 * sizes.num_kv_heads) * sizes.head_dim
     row = 4 * sizes.hidden_size + 2 * projected + 3 * sizes.intermediate_size
-    logits = 3 * sizes.vocab_size * max(4, dtype.itemsize)
-    return ring + config.step_rows * (row * dtype.itemsize + logits)
+    row_bytes = row * dtype.itemsize + 3 * sizes.vocab_size * max(4, dtype.itemsize)
+    if config.speculation != "auto":
+        return ring + config.step_rows * row_bytes
+    rows = max(config.step_rows, config.max_sequences * (config.tree_nodes + 1))
+    return 2 * ring + rows * row_bytes + profile_tokens(config) * kv_token_bytes(sizes, dtype)

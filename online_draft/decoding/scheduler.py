@@ -65,8 +65,8 @@ class Scheduler:
         return self._pool.blocks_for(tokens + self._tree_rows(sequence))
 
     def enqueue(self, sequence: Sequence) -> None:
-        """Put a sequence in the queue. Raises `CapacityError` when it is full."""
-        if len(self._waiting) >= self._config.max_queue and self._sequences:
+        """Put a sequence in the queue. `CapacityError` when it is full, those left out that get a slot."""
+        if len(self._waiting) - len(self._free_slots) >= self._config.max_queue:
             raise CapacityError(f"the queue is full ({self._config.max_queue} requests are waiting)")
         request = sequence.request
         self._arrivals += 1
@@ -189,7 +189,8 @@ class Scheduler:
         return self._config.tree_nodes if sequence.request.speculate else 0
 
     def _prefill_limit(self, roots: int, nodes: int) -> int:
-        """Prompt rows beside decoding ones: as many as make the step take about twice as long."""
+        """Prompt rows beside decoding ones: as many as make the step take about twice as long, or, without a
+        profile, have twice as many rows."""
         config = self._config
         if not roots:
             return config.prefill_rows

@@ -39,7 +39,7 @@ _NEAR = 0.95
 """Above this share of the plain rate drafting is tried for some steps, as often as it can be paid for."""
 _TRIAL = 32
 _HOPELESS = 0.85
-"""Below this share drafting ends at once."""
+"""Below this share drafting ends at once, without `_LEAST_RUN` steps."""
 _SETTLED = 8.0
 """Steps that the curve must stand on before speculation may be turned off."""
 _LEAST_RUN = 8
@@ -290,11 +290,11 @@ class SpeculationPolicy:
             return False
         if self._trial_left:
             self._trial_left = self._trial_left - 1 if self._credit > 0 else 0
-        elif self._gain_weight >= _SETTLED and (
-            advantage < 1.0 - _MARGIN and self._run >= _LEAST_RUN or advantage < _HOPELESS
-        ):
-            self._on = False
-            return False
+        elif self._gain_weight >= _SETTLED:
+            least = 1.0 - _MARGIN if self._run >= _LEAST_RUN else _HOPELESS
+            if advantage < least:
+                self._on = False
+                return False
         strayed = abs(self.cost.drift - self._plain_drift) > _STRAYED and self._since_plain >= _PROBE_GAP
         if strayed or self._since_plain >= self._burst_gap:
             near, far = _BURST_GAPS

@@ -8,8 +8,8 @@ from typing import Protocol
 class StepTimer(Protocol):
     """What `Engine.timer` needs: `mark(part)` is called where a part of a step ends.
 
-    The parts: schedule, policy (twice: before and after the draft), draft (trees included), forward (layout
-    and logits included), choose, commit, deliver.
+    The parts: schedule, policy (with a draft twice: before and after it), draft (trees included), forward
+    (layout and logits included), choose, commit, deliver.
     """
 
     def mark(self, part: str) -> None: ...

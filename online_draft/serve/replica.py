@@ -127,7 +127,8 @@ class Replica:
             "fingerprint": self._loaded.fingerprint,
             "device": self.config.device,
             "dtype": self.config.dtype,
-            "threads": torch.get_num_threads(),
+            "kernel": self._current.kernel,
+            "threads": self._current.threads,
             "running": running,
             "waiting": waiting,
             **self._watcher.status(),
@@ -150,6 +151,7 @@ class Replica:
         engine = Engine(self._loaded, config)
         drafter, version = self._drafter
         engine.set_drafter(drafter, version)
+        self._current = engine
         return engine
 
     def _load_drafter(self, directory: Path) -> Drafter:

@@ -92,9 +92,25 @@ def test_kernels_are_built_or_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     path.parent.mkdir()
     path.touch()
     assert str(path) in doctor.check_kernels().detail
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    finding = doctor.check_kernels()
+    assert finding.status == "ok", "what is built needs no compiler"
+    assert str(path) in finding.detail
+    path.parent.chmod(0o777)
+    finding = doctor.check_kernels()
+    assert finding.status == "warn" and str(path.parent) in finding.detail
+    assert "ONLINE_DRAFT_CACHE" in finding.remedy
+    monkeypatch.setenv("CXX", compiler)
+    assert doctor.check_kernels() == finding, "what could be swapped is not loaded"
+    path.parent.chmod(0o700)
+    path.chmod(0o666)
+    assert "first start builds" in doctor.check_kernels().detail
 
 
-def test_without_a_compiler_decoding_goes_on_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_decoding_goes_on_in_torch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ONLINE_DRAFT_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
     finding = doctor.check_kernels()
     assert finding.status == "warn"

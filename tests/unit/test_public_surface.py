@@ -32,7 +32,7 @@ OPTIONS = {
     },
     "bench load": {
         *("--target", "--drafter", "--concurrency", "--prompts", "--requests", "--max-new-tokens"),
-        *("--temperature", "--trace", "--speedup", "--long-prompt"),
+        *("--temperature", "--trace", "--speedup", "--long-prompt", "--speculation", "--kernels"),
         *("--device", "--dtype", "--threads", "--repeat", "--json"),
     },
     "bench step": {

@@ -36,7 +36,7 @@ class DecodeOptions:
     threads: int | None = None
     repeat: int = 3
     tree_nodes: int = 16
-    speculation: Literal["auto", "always"] = "auto"
+    speculation: Literal["auto", "always", "off"] = "auto"
     kernels: Literal["wait", "off"] = "wait"
     json_path: Path | None = None
 
@@ -51,7 +51,7 @@ class DecodeOptions:
         for name in ("batch", "max_new_tokens", "repeat", "tree_nodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(name.replace("_", "-"), f"must be at least 1, got {getattr(self, name)}")
-        for name, accepted in (("speculation", ("auto", "always")), ("kernels", ("wait", "off"))):
+        for name, accepted in (("speculation", ("auto", "always", "off")), ("kernels", ("wait", "off"))):
             if getattr(self, name) not in accepted:
                 raise ConfigError(name, f"accepted are {', '.join(accepted)}; got {getattr(self, name)}")
         if self.temperature < 0:

@@ -152,7 +152,8 @@ def _pair(options: LoadOptions, loaded: LoadedTarget, work: Sequence[Work], sequ
         step_rows=max(EngineConfig().step_rows, 2 * sequences),
         tree_nodes=options.tree_nodes,
         prefix_cache=False,  # repeats must not find the prompts of the one before
-        kernels="wait",
+        speculation=options.speculation,
+        kernels=options.kernels,
         threads=torch.get_num_threads(),
     )
     plain, speculative = Engine(loaded, config), Engine(loaded, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from online_draft.bench.synthetic import PREFIX, parse_tau
 from online_draft.errors import ConfigError
@@ -20,6 +21,7 @@ class LoadOptions:
     `drafter` is a directory or `synthetic:τ`; None is the embedded baseline. `requests` is how many one
     measurement answers: by default six per client, at least 64; for a trace its first 256 rows. With a
     `trace` arrivals and lengths are the trace's, `speedup` times as fast, and no clients are simulated.
+    `speculation` and `kernels` are the engines' (`EngineConfig`); plain runs never draft.
     """
 
     target: str = "embedded"
@@ -38,6 +40,8 @@ class LoadOptions:
     speedup: float = 1.0
     sequences: int | None = None
     long_prompt: bool = False
+    speculation: Literal["auto", "always", "off"] = "auto"
+    kernels: Literal["auto", "wait", "off"] = "wait"
     json_path: Path | None = None
 
     @property
@@ -63,6 +67,12 @@ class LoadOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(name, f"must be at least 1, got {value}")
+        for name, accepted in (
+            ("speculation", ("auto", "always", "off")),
+            ("kernels", ("auto", "wait", "off")),
+        ):
+            if getattr(self, name) not in accepted:
+                raise ConfigError(name, f"accepted are {', '.join(accepted)}; got {getattr(self, name)}")
         if self.temperature < 0:
             raise ConfigError("temperature", f"must not be negative, got {self.temperature}")
         if not 0 < self.speedup < float("inf"):

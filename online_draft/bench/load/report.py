@@ -46,6 +46,8 @@ def load_report(
     report: dict[str, Any] = {
         "target": target,
         "drafter": options.drafter or "baseline",
+        "speculation": options.speculation,
+        "kernels": options.kernels,
         "device": options.device,
         "dtype": options.dtype,
         **machine_facts(options.device),

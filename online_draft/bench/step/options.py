@@ -54,6 +54,8 @@ class StepOptions:
         for name in ("rows", "batch"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ConfigError(name, "a number is named twice")
+        if self.kernels not in ("wait", "off"):
+            raise ConfigError("kernels", f"accepted are wait, off; got {self.kernels}")
         if self.random_init is None:
             if self.layers is not None:
                 raise ConfigError("layers", "needs --random-init: a loaded target keeps its layers")

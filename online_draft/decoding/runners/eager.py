@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from online_draft.decoding.batch import build_batch
 from online_draft.decoding.forest import DraftedTrees, Forest
@@ -44,6 +45,10 @@ class EagerRunner:
         rows = 0 if trees is None else trees.nodes + 1
         starts = [index * rows for index in range(len(plan.speculating))] if trees is not None else []
         return Rows(hidden_NF, self._target.logits(chosen_MF), starts, len(starts) * rows, batch.chunk_starts)
+
+    def logits(self, hidden_NF: Tensor) -> Tensor:
+        """The LM head on a step's hidden rows: [N, F] -> [N, V]."""
+        return self._target.logits(hidden_NF)
 
     def apply(self, moves: Moves, rows: Rows) -> None:
         """Compact the cache and feed the ring."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from online_draft.decoding.forest import DraftedTrees, Forest
 from online_draft.decoding.plan import StepPlan
@@ -77,6 +78,10 @@ class NativeRunner:
             return target.sample(logits_MV[row], temperature, key)
 
         return Rows(hidden_NF, logits_MV, starts, plain_start, chunk_starts, best_M.tolist(), sample)
+
+    def logits(self, hidden_NF: Tensor) -> Tensor:
+        """The LM head on a step's hidden rows: [N, F] -> [N, V]."""
+        return self._backend.target.logits(hidden_NF)
 
     def apply(self, moves: Moves, rows: Rows) -> None:
         """Compact the cache and feed the ring."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections.abc import Callable
@@ -26,9 +27,11 @@ from online_draft.decoding.profile import (
     save_profile,
 )
 from online_draft.decoding.runners.base import Memory, Runner
+from online_draft.decoding.runners.select import RunnerChoice
 from online_draft.decoding.sequence import Sequence
 from online_draft.models.drafter import Drafter
 from online_draft.models.kv import KVCache
+from online_draft.models.native.build import processor
 from online_draft.models.ring import FeatureRing
 from online_draft.models.target import Target
 
@@ -49,28 +52,39 @@ class _Stand:
 
 
 def step_profile(
-    make: Callable[[Memory], Runner],
+    runners: RunnerChoice,
     target: Target,
     fingerprint: str,
     drafter: Drafter | None,
     config: EngineConfig,
-    kernel: str,
     threads: int,
 ) -> StepProfile:
     """The profile of this target on this machine: from disk, else measured in about half a second and kept.
 
-    `make` gives a runner on memory of its own; `kernel` names the code that runs.
+    Not kept where `runners` fell back to another kind while it was measured.
     """
     rows = row_buckets(config.max_sequences, config.tree_nodes)
-    heads = 0 if drafter is None else drafter.num_heads
+    kind, heads = (None, 0) if drafter is None else (drafter.kind, drafter.num_heads)
     sizes = f"{config.max_sequences}x{config.tree_nodes}/{config.tree_width}, {heads} heads"
-    path = f"{kernel}, {sizes}"
+    identity = runners.identity
+    path = f"{identity} {kind}, {sizes}"
     key = ProfileKey(fingerprint, _device_name(target.device), str(target.dtype), threads, path)
     profile = load_profile(default_cache_dir(), key, rows)
     if profile is None:
-        profile = _measure(make, target, drafter, config, rows)
-        save_profile(default_cache_dir(), key, profile)
+        profile = _measure(runners.make, target, drafter, config, rows)
+        if runners.identity == identity:
+            save_profile(default_cache_dir(), key, profile)
     return profile
+
+
+def profile_tokens(config: EngineConfig) -> int:
+    """KV tokens that measuring a profile takes, at most."""
+    return _CONTEXT + config.max_sequences * _own_rows(config)
+
+
+def _own_rows(config: EngineConfig) -> int:
+    """The most rows of one sequence: those of a step are spread over as many as in a full batch of trees."""
+    return 2 * config.tree_nodes + 1
 
 
 @torch.inference_mode()
@@ -83,7 +97,7 @@ def _measure(
 ) -> StepProfile:
     count = config.max_sequences
     context = min(_CONTEXT, (config.max_context or target.config.max_position_embeddings) // 2)
-    width = -(-max(rows) // count) + max(rows)
+    width = _own_rows(config)
     device = target.device
     table = SlotTable(count, context + width, device)
     # All sequences read the same context and write rows of their own.
@@ -153,4 +167,4 @@ def _depths(parent_K: np.ndarray, counts: list[int]) -> np.ndarray:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu {platform.machine()} {platform.processor()}"
+    return f"cpu {platform.machine()} {hashlib.sha256(processor().encode()).hexdigest()[:12]}"

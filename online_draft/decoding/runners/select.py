@@ -23,7 +23,7 @@ class RunnerChoice:
 
     With `kernels` "auto" compiled code is built and the weights are packed in the background while torch
     serves; "wait" waits for it; "off", an unsupported target or no compiler leave torch. On CUDA both "auto"
-    and "wait" mean recorded steps, which are made while serving.
+    and "wait" mean recorded steps, which are made while serving; where they fail, torch goes on.
     """
 
     def __init__(self, target: Target, config: EngineConfig) -> None:
@@ -34,6 +34,7 @@ class RunnerChoice:
         self._backend: NativeBackend | None = None
         self._packed: NativeBackend | None = None
         self._thread: threading.Thread | None = None
+        self._fell_back = False
         if config.kernels != "off" and supports(target):
             kernels.start()
             if config.kernels == "wait" or kernels.get() is not None:
@@ -44,8 +45,8 @@ class RunnerChoice:
 
     @property
     def pending(self) -> bool:
-        """Whether a better runner may come."""
-        return self._thread is not None
+        """Whether a runner of another kind may come."""
+        return self._fell_back or self._thread is not None
 
     @property
     def kernel(self) -> str:
@@ -76,22 +77,32 @@ class RunnerChoice:
             return NativeRunner(self._backend, memory)
         if self._graphs:
             try:
-                return GraphedRunner(self._target, memory, self._config, CudaCapture(self._target.device))
+                capture = CudaCapture(self._target.device)
+                return GraphedRunner(
+                    self._target, memory, self._config, capture, given_up=self._without_graphs
+                )
             except RuntimeError as error:
                 logger.warning("decoding runs without CUDA graphs: %s", error)
-                self._graphs = False
+                self._without_graphs()
         return EagerRunner(self._target, memory)
 
-    def upgraded(self) -> bool:
-        """Whether a better runner has become ready since the last call. Never blocks."""
+    def changed(self) -> bool:
+        """Whether `make` gives another kind of runner since the last call: a better one is ready, or graphs
+        were given up. Never blocks."""
+        if self._fell_back:
+            self._fell_back = False
+            return True
         if self._thread is None or self._thread.is_alive():
             return False
         self._thread = None
         self._backend = self._packed
         return self._backend is not None
 
+    def _without_graphs(self) -> None:
+        self._graphs, self._fell_back = False, True
+
     def _prepare(self) -> None:
-        """In the background. Counts from `upgraded` on: until then all runners are of one kind."""
+        """In the background. Counts from `changed` on: until then all runners are of one kind."""
         self._packed = self._pack()
 
     def _pack(self) -> NativeBackend | None:

@@ -86,8 +86,7 @@ class NativeDrafting:
         packing = Packing(library, target.dtype, half=True)
         self._heads: NativeAmphista | None = None
         if isinstance(drafter, Amphista) and isinstance(state, AmphistaServing):
-            shared = target.lm_head if target.packing.name == packing.name else None
-            self._heads = NativeAmphista(packing, drafter, state, pool, shared)
+            self._heads = NativeAmphista(packing, drafter, state, pool, target.drafting_head())
         self._trees = NativeTrees(packing, pool, drafter.markov)
 
     def trees(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import logging
@@ -12,6 +13,8 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,9 @@ FLAGS = (
 )
 COMPILERS = ("c++", "g++", "clang++")
 TIMEOUT_S = 300.0
+_UNFINISHED = "tmp"
+_STALE_S = 3600.0
+"""An unfinished library of this age is what a killed build left behind."""
 
 
 class BuildError(Exception):
@@ -54,29 +60,65 @@ def find_compiler() -> str | None:
     return next((path for path in map(shutil.which, (wanted,) if wanted else COMPILERS) if path), None)
 
 
-def library_path(compiler: str | None = None) -> Path:
-    """Where the library for these sources, this compiler and this processor is or will be."""
-    digest = hashlib.sha256()
-    for source in sorted(KERNELS.iterdir()):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    digest.update(repr((FLAGS, compiler and _version(compiler), platform.machine(), _processor())).encode())
-    return cache_directory() / "kernels" / f"{digest.hexdigest()[:24]}.so"
+def processor() -> str:
+    """What `-march=native` depends on: the processor's feature flags, where the system lists them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def library_path(compiler: str) -> Path:
+    """Where the library for these sources, this processor and this compiler is or will be.
+
+    BuildError when the compiler doesn't run.
+    """
+    version = hashlib.sha256(_version(compiler).encode()).hexdigest()[:8]
+    return _directory() / f"{_sources_digest()}-{version}.so"
+
+
+def built_library() -> Path | None:
+    """The newest trusted library for these sources and this processor, whatever compiler built it."""
+    found = [path for path in _directory().glob(f"{_sources_digest()}-*.so") if trusted(path)]
+    return max(found, key=_changed_at, default=None)
+
+
+def trusted(path: Path) -> bool:
+    """Whether a library is there and none but this user or root can have put it there: it is executed."""
+    return _private(path, stat.S_ISREG) and _private(path.parent, stat.S_ISDIR)
+
+
+def refused() -> str | None:
+    """Why no library in the kernels' directory is trusted; None where it is ours, or yet to be made."""
+    directory = _directory()
+    if not os.path.exists(directory) or _private(directory, stat.S_ISDIR):
+        return None
+    return f"{directory} belongs to another user, or others may write to it"
 
 
 def build() -> Path:
     """Compile in a child process unless the library is on disk already. Blocks for seconds.
 
-    Safe to repeat, and to run in several processes at once. BuildError without a compiler or when it fails.
+    Without a compiler any library that was built from these sources for this processor will do. Safe to
+    repeat, and to run in several processes at once. BuildError when there is neither, compiling fails, or
+    others could change what lies there.
     """
     compiler = find_compiler()
     if compiler is None:
-        raise BuildError(f"no C++ compiler: none of {', '.join(COMPILERS)} is on the PATH (or set CXX)")
+        built = built_library()
+        if built is None:
+            _check_directory()
+            raise BuildError(f"no C++ compiler: none of {', '.join(COMPILERS)} is on the PATH (or set CXX)")
+        return built
     path = library_path(compiler)
-    if _ours(path):
+    if trusted(path):
         return path
+    _remove_unfinished(path.parent)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(suffix=".so", dir=path.parent)
+        _check_directory()
+        handle, scratch = tempfile.mkstemp(prefix=_UNFINISHED, suffix=".so", dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise BuildError(f"{path.parent} can't be written: {error}") from error
@@ -134,34 +176,69 @@ class Kernels:
             self.error = "switched off by ONLINE_DRAFT_KERNELS"
             return
         try:
-            path = build()
-            library = _open(path)
+            self.path, self._library = _open()
         except (BuildError, OSError) as error:
             self.error = str(error)
             logger.warning("decoding runs without compiled kernels: %s", error)
-            return
-        self.path, self._library = path, library
 
 
-def _ours(path: Path) -> bool:
-    """Whether this file is there and none but this user or root can have written it: it will be executed."""
+def _directory() -> Path:
+    return cache_directory() / "kernels"
+
+
+def _sources_digest() -> str:
+    """What a library depends on besides the compiler."""
+    digest = hashlib.sha256()
+    for source in sorted(KERNELS.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    digest.update(repr((FLAGS, platform.machine(), processor())).encode())
+    return digest.hexdigest()[:24]
+
+
+def _changed_at(path: Path) -> float:
+    """Seconds since the epoch; 0 for a file that is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """Delete what killed builds left behind. Never raises."""
+    for path in directory.glob(f"{_UNFINISHED}*.so"):
+        if 0.0 < _changed_at(path) < time.time() - _STALE_S:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _check_directory() -> None:
+    reason = refused()
+    if reason is not None:
+        raise BuildError(f"{reason}: set ONLINE_DRAFT_CACHE to a folder of your own")
+
+
+def _private(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Whether this is there, of this kind, and none but its owner (this user or root) may write to it."""
     try:
         found = path.stat()
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_uid in (0, os.getuid()) and not found.st_mode & 0o022
+    return kind(found.st_mode) and found.st_uid in (0, os.getuid()) and not found.st_mode & 0o022
 
 
-def _open(path: Path) -> ctypes.CDLL:
-    """Load a built library; one that can't be loaded is built anew, once."""
-    for attempt in (path, None):
+def _open() -> tuple[Path, ctypes.CDLL]:
+    """Build and load; a library that can't be loaded is built anew, once, where there is a compiler."""
+    for _ in range(2):
+        path = build()
         try:
-            library = ctypes.CDLL(str(attempt or build()))
+            library = ctypes.CDLL(str(path))
             _declare(library)
-            return library
+            return path, library
         except (OSError, AttributeError) as error:
-            path.unlink(missing_ok=True)
             reason = f"{path} can't be loaded: {error}"
+        if find_compiler() is None:
+            break
+        path.unlink(missing_ok=True)
     raise BuildError(reason)
 
 
@@ -175,6 +252,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "target_new": (made, pointer),
         "target_free": ((pointer,), None),
         "target_step": (used, None),
+        "target_head": (used, None),
         "amphista_new": ((pointer, *made), pointer),
         "amphista_free": ((pointer,), None),
         "amphista_draft": (used, None),
@@ -203,15 +281,6 @@ def _version(compiler: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{compiler} could not be run: {error}") from error
     return done.stdout
-
-
-def _processor() -> str:
-    """What `-march=native` depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 kernels = Kernels()

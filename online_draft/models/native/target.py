@@ -36,7 +36,10 @@ class FlatBatch:
 
 
 class NativeTarget:
-    """The target's weights in the kernels' layout, as they were when this was made."""
+    """The target's weights in the kernels' layout, as they were when this was made.
+
+    The embedding is the target's own, without a copy: after a change in place this one is not to be run.
+    """
 
     def __init__(self, library: ctypes.CDLL, target: Target, pool: Pool) -> None:
         c = self.config = target.config
@@ -46,13 +49,16 @@ class NativeTarget:
         half = target.dtype == torch.float32 and fits_bfloat16(target.lm_head_VF, *packed)
         self.packing = packing = Packing(library, target.dtype, half)
         self.lm_head = packing.plain(target.lm_head_VF)
+        self._plain_head_VF = target.lm_head_VF.detach()
+        self._drafting_head: list[Tensor] = []
         weights = Weights()
         for layer in target.decoder_layers:
             weights.copy(layer.attention_norm, layer.qkv_bias, layer.query_norm, layer.key_norm)
             weights.copy(layer.output_bias, layer.mlp_norm)
             weights.give(packing.heads(layer.qkv, c.head_dim), packing.plain(layer.output))
             weights.give(packing.pairs(layer.gate_up), packing.plain(layer.down))
-        weights.copy(target.embedding, target.norm)
+        weights.give(target.embedding.detach().contiguous())
+        weights.copy(target.norm)
         weights.give(target.rope.table(target.device, target.dtype), self.lm_head)
         self._weights = weights
         sizes = np.array(
@@ -79,9 +85,31 @@ class NativeTarget:
         other._start(pool)
         return other
 
+    def drafting_head(self) -> Tensor:
+        """The LM head as drafters' kernels read it: in float32 always as bfloat16.
+
+        Where the target's is not stored so, it is packed at the first call and shared by all threads' copies.
+        """
+        packing = Packing(self._library, self.dtype, half=True)
+        if packing.name == self.packing.name:
+            return self.lm_head
+        if not self._drafting_head:
+            self._drafting_head.append(packing.plain(self._plain_head_VF))
+        return self._drafting_head[0]
+
     def sample(self, logits_V: Tensor, temperature: float, key: int) -> int:
         """The first best token of logits / temperature + noise (`decoding/noise.py`), for one row."""
         return int(self._sample(logits_V.data_ptr(), self.config.vocab_size, temperature, key))
+
+    def logits(self, hidden_NF: Tensor) -> Tensor:
+        """The LM head on final hidden states: [N, F] -> [N, V], bit for bit those of a step."""
+        count = hidden_NF.shape[0]
+        hidden_NF = hidden_NF.contiguous()
+        logits_NV = torch.empty(count, self.config.vocab_size, dtype=self.dtype)
+        best_N = np.empty(count, dtype=np.int64)
+        self._arguments[9:] = (hidden_NF.data_ptr(), count, 0, logits_NV.data_ptr(), best_N.ctypes.data)
+        self._head(self._handle, self._address)
+        return logits_NV
 
     def _start(self, pool: Pool) -> None:
         library, name = self._library, self.packing.name
@@ -93,6 +121,7 @@ class NativeTarget:
         )
         own(self, getattr(library, f"od_target_free_{name}"), self._handle)
         self._step = getattr(library, f"od_target_step_{name}")
+        self._head = getattr(library, f"od_target_head_{name}")
         self._sample = getattr(library, f"od_sample_{NAMES[self.dtype]}")
         self._arguments = np.zeros(14, dtype=np.int64)
         self._address = self._arguments.ctypes.data

@@ -60,9 +60,8 @@ def test_transformers_and_synthetic_drafts_are_measured_beside_plain_decoding(tm
     out = tmp_path / "out.json"
     methods = ["plain", "synthetic:3.3", "hf-generate", "hf-prompt-lookup"]
     arguments = ["bench", "decode", "--methods", ",".join(methods), "--limit", "2", "--repeat", "1"]
-    result = CliRunner().invoke(
-        app, [*arguments, "--max-new-tokens", "24", "--threads", "1", "--json", str(out)]
-    )
+    arguments += ["--max-new-tokens", "24", "--threads", "1", "--speculation", "always"]
+    result = CliRunner().invoke(app, [*arguments, "--json", str(out)])
     assert result.exit_code == 0, result.output
     entries = json.loads(out.read_text())["methods"]
     assert list(entries) == methods

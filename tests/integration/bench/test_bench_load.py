@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from online_draft.cli import app
@@ -37,6 +38,15 @@ def test_clients_in_a_closed_loop(tmp_path: Path) -> None:
             assert entry["itl_ms"]["p50"] <= entry["itl_ms"]["p95"] <= entry["itl_ms"]["p99"]
     assert set(report["ratio"]) == {"1", "3"} and report["ratio"]["1"] > 0
     assert [entry["mean_accepted_length"] for entry in report["plain"]] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("speculation", "drafts"), [("always", True), ("off", False)])
+def test_speculative_runs_speculate_as_asked(tmp_path: Path, speculation: str, drafts: bool) -> None:
+    few = ["--concurrency", "2", "--requests", "2", "--max-new-tokens", "12", "--drafter", "synthetic:4"]
+    report = load(tmp_path, *few, "--speculation", speculation, "--kernels", "off")
+    assert (report["speculation"], report["kernels"]) == (speculation, "off")
+    assert (report["speculative"][0]["mean_accepted_length"] > 1.5) == drafts
+    assert report["plain"][0]["mean_accepted_length"] == 1.0
 
 
 def test_a_trace_is_replayed_with_a_synthetic_drafter(tmp_path: Path) -> None:

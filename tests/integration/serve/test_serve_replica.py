@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -36,7 +37,14 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextmanager
-def replica_at(root: Path, tiny: Path, redis_url: str, prefix: str, **more: Any) -> Iterator[Replica]:
+def replica_at(
+    root: Path,
+    tiny: Path,
+    redis_url: str,
+    prefix: str,
+    kernels: Literal["auto", "wait", "off"] = "auto",
+    **more: Any,
+) -> Iterator[Replica]:
     config = ServiceConfig(
         target=str(tiny),
         model_name="tiny",
@@ -47,7 +55,7 @@ def replica_at(root: Path, tiny: Path, redis_url: str, prefix: str, **more: Any)
         admin_key="k",
         threads=1,
         poll_interval_s=0.05,
-        engine=EngineConfig(max_sequences=4, max_queue=4, speculation="always"),
+        engine=EngineConfig(max_sequences=4, max_queue=4, speculation="always", kernels=kernels),
         **more,
     )
     replica = Replica(config.as_dict())
@@ -147,6 +155,22 @@ async def test_threads_of_the_service_are_those_of_compiled_code(
     with replica_at(tmp_path, tiny, redis_url, "threads") as replica:
         config = replica._engine.call(lambda engine: engine.config).result(10)
         assert config.threads == replica.config.threads == 1
+
+
+@pytest.mark.parametrize(("kernels", "kernel"), [("wait", "native"), ("off", "eager")])
+def test_the_status_says_what_runs_the_engine(
+    tmp_path: Path,
+    tiny: Path,
+    redis_url: str,
+    library: ctypes.CDLL,
+    monkeypatch: pytest.MonkeyPatch,
+    kernels: Literal["wait", "off"],
+    kernel: str,
+) -> None:
+    with replica_at(tmp_path, tiny, redis_url, f"kernel-{kernels}", kernels) as replica:
+        monkeypatch.setattr("torch.get_num_threads", lambda: 99)
+        status = replica.status()
+        assert (status["kernel"], status["threads"]) == (kernel, 1)
 
 
 async def test_an_engine_that_fails_is_rebuilt_with_its_drafter(

@@ -32,6 +32,8 @@ LOOKUP = ("plain", "hf-prompt-lookup")
         (DecodeOptions(max_new_tokens=0), "max-new-tokens"),
         (DecodeOptions(temperature=-1.0), "temperature"),
         (DecodeOptions(limit=0), "limit"),
+        (DecodeOptions(speculation="never"), "speculation"),  # type: ignore[arg-type]
+        (DecodeOptions(kernels="soon"), "kernels"),  # type: ignore[arg-type]
         (LoadOptions(concurrency=()), "concurrency"),
         (LoadOptions(concurrency=(1, 0)), "concurrency"),
         (LoadOptions(concurrency=(2, 2)), "concurrency"),
@@ -41,6 +43,8 @@ LOOKUP = ("plain", "hf-prompt-lookup")
         (LoadOptions(requests=0), "requests"),
         (LoadOptions(drafter="synthetic:99"), "synthetic"),
         (LoadOptions(target="elsewhere"), "drafter"),
+        (LoadOptions(speculation="never"), "speculation"),  # type: ignore[arg-type]
+        (LoadOptions(kernels="soon"), "kernels"),  # type: ignore[arg-type]
         (StepOptions(rows=(1, 8)), "rows"),
         (StepOptions(rows=()), "rows"),
         (StepOptions(batch=(0,)), "batch"),
@@ -51,6 +55,7 @@ LOOKUP = ("plain", "hf-prompt-lookup")
         (StepOptions(random_init="1b", target="elsewhere"), "target"),
         (StepOptions(random_init="1b", drafter=Path()), "drafter"),
         (StepOptions(target="elsewhere"), "drafter"),
+        (StepOptions(kernels="auto"), "kernels"),  # type: ignore[arg-type]
     ],
 )
 def test_the_option_is_named(options: Any, named: str) -> None:

@@ -9,6 +9,7 @@ import importlib.util
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
 from online_draft.decoding.forest import Forest
 from online_draft.decoding.plan import PrefillChunk, StepPlan
+from online_draft.decoding.runners import select
 from online_draft.decoding.runners.base import Memory, Moves, Rows
 from online_draft.decoding.runners.capture import Recorded
 from online_draft.decoding.runners.eager import EagerRunner
@@ -282,6 +284,39 @@ def test_a_failure_ends_recording_and_changes_no_output(
     assert engine._runner.failed
     (record,) = [r for r in caplog.records if "without CUDA graphs" in r.getMessage()]
     assert reason in record.getMessage()
+
+
+class Breaking(Rerun):
+    """Can't record any more once it is `broken`."""
+
+    broken = False
+
+    def record(self, step: Callable[[], None]) -> Recorded:
+        if self.broken:
+            raise RuntimeError("no more graphs")
+        return super().record(step)
+
+
+@pytest.mark.parametrize("while_profiling", [False, True])
+def test_an_engine_whose_graphs_fail_says_so_and_counts_on_eager_costs(
+    tiny_target, decode, expected, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, while_profiling: bool
+) -> None:
+    monkeypatch.setenv("ONLINE_DRAFT_CACHE", str(tmp_path))
+    capture = Breaking()
+    monkeypatch.setattr(select, "CudaCapture", lambda _: capture)
+    engine = Engine(tiny_target(), EngineConfig(kernels="off", max_sequences=2, tree_nodes=4))
+    engine._runners._graphs = True
+    engine._change_runner()
+    assert engine.kernel == "graphed" and engine._drafting.policy.cost.padded
+
+    if while_profiling:
+        capture.broken = True
+    engine.set_drafter(amphista(tiny_target(), 1), "v")
+    capture.broken = True
+    assert decode(engine, some_requests()) == expected
+    assert (engine.kernel, engine._runners.identity) == ("eager", "eager")
+    assert isinstance(engine._runner, EagerRunner)
+    assert not engine._runners.pending and not engine._drafting.policy.cost.padded
 
 
 def test_memory_bounds_what_is_recorded(tiny_target, decode, expected) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 from dataclasses import replace
 from typing import Any
@@ -102,6 +103,21 @@ def test_accepted_tokens_have_logprobs_too(tiny_target, recall_drafter, decode, 
     engine = Engine(loaded, EngineConfig(tree_nodes=8, speculation="always"))
     engine.set_drafter(recall_drafter([[1, 2, *plain["a"]]], 1.0, 0), "recall")
     assert max(len(step.logprobs) for step in steps_of(engine, [(request, None)])["a"]) >= 4
+
+
+def test_compiled_code_scores_prompts_by_itself(tiny_target, steps_of, library: ctypes.CDLL) -> None:
+    """Torch's prepared weights, a second copy, are not made for it."""
+    loaded = tiny_target()
+    prompt = tuple(7 * index % 256 for index in range(150))
+    request = GenerationRequest("a", prompt, SamplingParams(max_tokens=3, prompt_logprobs=2))
+    engine = Engine(loaded, EngineConfig(prefill_rows=40, kernels="wait"))
+    loaded.target.forget_prepared()
+    first, *_ = steps_of(engine, [(request, None)])["a"]
+    assert engine.kernel == "native"
+    assert loaded.target._frozen is None
+    expected = dense(loaded, list(prompt), 2)
+    assert all(same(a, e) for a, e in zip(first.prompt_logprobs[1:], expected, strict=False))
+    assert len(first.prompt_logprobs) == len(prompt)
 
 
 def test_half_precision_is_summed_in_float32() -> None:

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online_draft.core import GenerationRequest, SamplingParams
+from online_draft.decoding import memory
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
-from online_draft.decoding.memory import kv_token_bytes, plan_memory, split_memory
+from online_draft.decoding.memory import kv_token_bytes, plan_memory, split_memory, target_bytes
 from online_draft.errors import ConfigError
+from online_draft.models.frozen import can_pack
 
 MIB = 1 << 20
 
@@ -79,3 +81,42 @@ def test_a_learner_on_the_same_device_leaves_less(tiny_target) -> None:
     tokens = [plan_memory(64 * MIB, config, target).kv_tokens for config in (shared, alone, plain)]
     assert tokens == sorted(tokens)
     assert len(set(tokens)) == 3
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "nodes", "copies"),
+    [
+        ("off", torch.float32, 16, 1),
+        ("wait", torch.float32, 0, 1),
+        ("auto", torch.float32, 0, 2),
+        ("auto", torch.float64, 16, 1),
+        ("off", torch.float64, 16, 0),
+    ],
+)
+def test_every_packed_copy_of_a_target_is_counted(
+    tiny_target, kernels: str, dtype: torch.dtype, nodes: int, copies: int
+) -> None:
+    """Torch packs float32 alone, kernels both; with "auto" there are both until the kernels take over."""
+    target = tiny_target(dtype=dtype).target
+    if not can_pack(torch.empty(1, 1)):
+        pytest.skip("torch can't pack on this machine")
+    weights = sum(parameter.nbytes for parameter in target.parameters())
+    config = EngineConfig(kernels=kernels, tree_nodes=nodes)  # type: ignore[arg-type]
+    assert target_bytes(target, config) == weights * (1 + copies)
+
+
+def test_the_lm_head_that_float32_kernels_draft_with_is_counted(tiny_target) -> None:
+    target = tiny_target(dtype=torch.float32).target
+    drafting, plain = (target_bytes(target, EngineConfig(tree_nodes=nodes)) for nodes in (4, 0))
+    assert drafting - plain == 2 * target.lm_head_VF.numel()
+
+
+def test_a_target_too_large_for_torch_to_pack_is_packed_by_the_kernels_alone(
+    tiny_target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tiny_target(dtype=torch.float32).target
+    monkeypatch.setattr(memory, "PACK_LIMIT_BYTES", 1000)
+    weights = sum(parameter.nbytes for parameter in target.parameters())
+    for kernels, copies in (("auto", 1), ("off", 0)):
+        config = EngineConfig(kernels=kernels, tree_nodes=0)  # type: ignore[arg-type]
+        assert target_bytes(target, config) == weights * (1 + copies)

@@ -112,3 +112,20 @@ def test_a_drafter_that_comes_before_the_upgrade_is_drafted_with_after_it(
     decode(engine, requests()[:1])
     assert engine._runners.kernel == "native"
     assert isinstance(engine._runner, NativeRunner)
+
+
+def test_an_engine_says_what_runs_it_and_on_how_many_threads(
+    tiny_target, decode, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's number is that of the engine's own thread: elsewhere torch may answer differently."""
+    kernels = LateKernels(library)
+    monkeypatch.setattr(select, "kernels", kernels)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.get_num_threads", lambda: 7)
+        engine = Engine(tiny_target(), EngineConfig(threads=3, speculation="off"))
+    assert (engine.kernel, engine.threads) == ("eager", 7)
+    thread = preparation(engine)
+    kernels.ready.set()
+    thread.join()
+    decode(engine, requests()[:1])
+    assert (engine.kernel, engine.threads) == ("native", 3)

@@ -85,11 +85,39 @@ def test_lower_priority_first_then_first_come(bench) -> None:
 def test_a_full_queue_refuses(bench) -> None:
     b = bench(max_sequences=1, max_queue=2)
     b.add("a")
-    b.add("b")
-    with pytest.raises(CapacityError, match="2 requests"):
-        b.add("c")
     b.step()
+    b.add("b")
     b.add("c")
+    with pytest.raises(CapacityError, match="2 requests"):
+        b.add("d")
+    b.scheduler.remove("b")
+    b.add("d")
+
+
+@pytest.mark.parametrize(("slots", "queue"), [(1, 0), (3, 0), (1, 2), (4, 3)])
+def test_a_burst_is_refused_where_neither_slots_nor_queue_hold_it(bench, slots: int, queue: int) -> None:
+    """Whether some of it runs already makes no difference."""
+    for running in range(slots + 1):
+        b = bench(max_sequences=slots, max_queue=queue)
+        for index in range(slots + queue):
+            b.add(f"{index}")
+            if index < running:
+                b.step()
+        with pytest.raises(CapacityError, match=f"{queue} requests"):
+            b.add("one too many")
+        b.scheduler.remove("0")
+        b.add("one that fits")
+
+
+def test_preempted_requests_wait_in_the_queue_too(bench) -> None:
+    b = bench(max_sequences=2, max_queue=1, kv_tokens=64, tree_nodes=0)
+    b.add("a", 20, 40)
+    b.add("b", 20, 40)
+    while not b.scheduler.waiting:
+        b.step()
+    b.add("c")
+    with pytest.raises(CapacityError):
+        b.add("d")
 
 
 def test_several_prompts_share_a_step_and_long_ones_are_cut(bench) -> None:

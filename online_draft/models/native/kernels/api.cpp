@@ -24,6 +24,9 @@ EXPORT void od_pool_free(void *pool) { delete static_cast<Pool *>(pool); }
   EXPORT void od_target_step_##NAME(void *target, const int64_t *arguments) {                                          \
     static_cast<Target<T, W> *>(target)->step(*reinterpret_cast<const StepArguments *>(arguments));                       \
   }                                                                                                                    \
+  EXPORT void od_target_head_##NAME(void *target, const int64_t *arguments) {                                          \
+    static_cast<Target<T, W> *>(target)->head(*reinterpret_cast<const StepArguments *>(arguments));                    \
+  }                                                                                                                    \
   EXPORT void *od_amphista_new_##NAME(void *pool, const int64_t *sizes, const void *const *weights,                       \
                                       const int64_t *sources, double eps) {                                           \
     return new Amphista<T, W>(static_cast<Pool *>(pool), *reinterpret_cast<const AmphistaSizes *>(sizes), weights,        \

@@ -18,7 +18,7 @@ template <class T> void layer_norm(const T *x, int64_t rows, int64_t size, const
 }
 
 template <class T> struct Scratch {
-  std::vector<T> normed, made;
+  Array<T> normed, made;
   int64_t normed_in = -1;
   Attention<T> attention;
 };
@@ -28,12 +28,18 @@ enum class Norm { rms, layer };
 template <class T, class W> class Machine {
 public:
   Machine(Pool *pool, Norm norm, T eps) : pool_(pool), kind_(norm), eps_(eps), scratch_(pool->threads()) {}
+  int64_t threads() const { return pool_->threads(); }
 
-  // f(first, count, scratch) for all `panels`, several chunks a thread, at least `least` panels each.
-  template <class F> void panels(int64_t panels, int64_t least, const F &f) {
+  // f(first, count, scratch) for all `panels`, a few chunks a thread: as many as share the work most evenly.
+  template <class F> void panels(int64_t panels, const F &f) {
     ++loop_;
-    const int64_t chunks = pool_->threads() * 3;
-    const int64_t step = std::max({least, (panels + chunks - 1) / chunks, panels / 60000 + 1});
+    const int64_t threads = pool_->threads();
+    int64_t step = 0, longest = std::numeric_limits<int64_t>::max();
+    for (int64_t each : {2, 3, 4}) {
+      const int64_t size = std::max((panels + threads * each - 1) / (threads * each), panels / 60000 + 1);
+      const int64_t turns = ((panels + size - 1) / size + threads - 1) / threads;
+      if (turns * size < longest) longest = turns * size, step = size;
+    }
     pool_->run((panels + step - 1) / step, [&](int64_t chunk, int64_t thread) {
       f(chunk * step, std::min(step, panels - chunk * step), scratch_[thread]);
     });
@@ -63,7 +69,7 @@ public:
   // y[rows, outs] = or += x[rows, ins] times weight, plus bias
   void linear(const T *x, int64_t ldx, int64_t ins, int64_t rows, const W *weight, const T *bias, T *y, int64_t outs,
               bool add) {
-    panels(padded(outs) / LANES, 1, [&](int64_t first, int64_t count, Scratch<T> &s) {
+    panels(padded(outs) / LANES, [&](int64_t first, int64_t count, Scratch<T> &s) {
       const int64_t ld = count * LANES, here = std::min(ld, outs - first * LANES);
       s.made.resize(rows * ld);
       product(x, ldx, rows, weight + first * ins * LANES, count, ins, s.made.data(), ld);
@@ -83,7 +89,7 @@ public:
   // hidden += down(silu(gate(norm(hidden))) * up(norm(hidden)))
   void feed_forward(T *hidden, int64_t rows, int64_t size, const T *norm, const W *gate_up, const W *down, int64_t inner) {
     inner_.resize(rows * inner);
-    panels(padded(inner) / LANES, 1, [&](int64_t first, int64_t count, Scratch<T> &s) {
+    panels(padded(inner) / LANES, [&](int64_t first, int64_t count, Scratch<T> &s) {
       const T *x = normed(s, hidden, rows, size, norm);
       const int64_t ld = 2 * count * LANES;
       s.made.resize(rows * ld);
@@ -108,7 +114,7 @@ private:
   Norm kind_;
   T eps_;
   std::vector<Scratch<T>> scratch_;
-  std::vector<T> inner_;
+  Array<T> inner_;
   int64_t loop_ = 0;
 };
 

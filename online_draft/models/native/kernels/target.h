@@ -1,5 +1,6 @@
 // One decoder step over a flat batch of rows: embedding, layers, final norm, LM head.
 #pragma once
+#include <numeric>
 #include "machine.h"
 
 namespace od {
@@ -39,7 +40,24 @@ public:
     for (int64_t r = 0; r < rows; ++r) std::memcpy(hidden + r * F, embedding_ + tokens[r] * F, F * sizeof(T));
     for (int64_t i = 0; i < s_.layers; ++i) layer(i, a);
     rms_norm(hidden, rows, F, norm_, eps_, reinterpret_cast<T *>(a.hidden), F);
-    if (a.logit_rows) head(a);
+    head(a);
+  }
+
+  // Logits [logit_rows, vocab] and the best token of each row.
+  void head(const StepArguments &a) {
+    const int64_t F = s_.hidden, V = s_.vocab, rows = a.logit_rows;
+    if (!rows) return;
+    const auto *from = reinterpret_cast<const int64_t *>(a.logit_row);
+    const T *x = reinterpret_cast<const T *>(a.hidden);
+    if (from) {
+      chosen_.resize(rows * F);
+      for (int64_t r = 0; r < rows; ++r) std::memcpy(&chosen_[r * F], x + from[r] * F, F * sizeof(T));
+      x = chosen_.data();
+    }
+    T *logits = reinterpret_cast<T *>(a.logits);
+    m_.linear(x, F, F, rows, lm_head_, nullptr, logits, V, false);
+    auto *best = reinterpret_cast<int64_t *>(a.best);
+    m_.items(rows, [&](int64_t r, Scratch<T> &) { best[r] = first_of_largest(logits + r * V, V); });
   }
 
 private:
@@ -57,7 +75,9 @@ private:
     attended_.resize(rows * s_.heads * s_.head_size);
     rows_.resize(rows), units_.clear();
     const int64_t shared = s_.heads / s_.kv_heads;
-    const int64_t tile = std::max<int64_t>(1, Attention<T>::QUERIES / shared);
+    // As few units as keep all threads busy: each makes its keys ready anew.
+    const int64_t wholes = a.groups * s_.kv_heads, threads = m_.threads();
+    const int64_t least = wholes < 2 * threads ? threads / std::gcd(threads, wholes) : 1;
     for (int64_t i = 0; i < a.groups; ++i) {
       const Group &g = groups_[i];
       const int64_t *slots = table_ + g.sequence * a.table_stride;
@@ -70,6 +90,8 @@ private:
         position = std::min(position, s_.positions - 1); // a node behind the context: never committed
         rows_[g.first_row + r] = {rotations_ + position * 2 * s_.head_size, slots[g.length + r]};
       }
+      const int64_t parts = std::max(least, (g.rows * shared + Attention<T>::QUERIES - 1) / Attention<T>::QUERIES);
+      const int64_t tile = (g.rows + parts - 1) / parts;
       for (int64_t first = 0; first < g.rows; first += tile)
         for (int64_t head = 0; head < s_.kv_heads; ++head)
           units_.push_back({i, head, first, std::min(tile, g.rows - first)});
@@ -115,22 +137,6 @@ private:
     m_.feed_forward(hidden, rows, F, w.mlp_norm, w.gate_up, w.down, s_.inner);
   }
 
-  // Logits [logit_rows, vocab] and the best token of each row.
-  void head(const StepArguments &a) {
-    const int64_t F = s_.hidden, V = s_.vocab, rows = a.logit_rows;
-    const auto *from = reinterpret_cast<const int64_t *>(a.logit_row);
-    const T *x = reinterpret_cast<const T *>(a.hidden);
-    if (from) {
-      chosen_.resize(rows * F);
-      for (int64_t r = 0; r < rows; ++r) std::memcpy(&chosen_[r * F], x + from[r] * F, F * sizeof(T));
-      x = chosen_.data();
-    }
-    T *logits = reinterpret_cast<T *>(a.logits);
-    m_.linear(x, F, F, rows, lm_head_, nullptr, logits, V, false);
-    auto *best = reinterpret_cast<int64_t *>(a.best);
-    m_.items(rows, [&](int64_t r, Scratch<T> &) { best[r] = first_of_largest(logits + r * V, V); });
-  }
-
   static int64_t first_of_largest(const T *x, int64_t count) {
     int64_t i = 0;
     T m = x[0];
@@ -155,7 +161,7 @@ private:
   std::vector<LayerWeights<T, W>> layers_;
   const T *embedding_, *norm_, *rotations_;
   const W *lm_head_;
-  std::vector<T> residual_, queries_, attended_, chosen_;
+  Array<T> residual_, queries_, attended_, chosen_;
   std::vector<Row> rows_;
   std::vector<Unit> units_;
   const Group *groups_ = nullptr;

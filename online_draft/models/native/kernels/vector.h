@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 
 namespace od {
 
@@ -19,6 +21,17 @@ template <> struct Lanes<double> {
 };
 template <class T> using Vec = typename Lanes<T>::V;
 
+// Memory for vectors that never straddle two cache lines.
+template <class T> struct Aligned {
+  typedef T value_type;
+  Aligned() = default;
+  template <class U> Aligned(const Aligned<U> &) {}
+  T *allocate(size_t count) { return static_cast<T *>(::operator new(count * sizeof(T), std::align_val_t(64))); }
+  void deallocate(T *p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  bool operator==(const Aligned &) const { return true; }
+};
+template <class T> using Array = std::vector<T, Aligned<T>>;
+
 inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 template <class T> inline Vec<T> load(const T *p) {
@@ -28,12 +41,6 @@ template <class T> inline Vec<T> load(const T *p) {
 }
 // A bfloat16 as stored: the upper half of a float.
 typedef uint16_t Half;
-inline float widened(Half x) {
-  const uint32_t bits = uint32_t(x) << 16;
-  float f;
-  std::memcpy(&f, &bits, sizeof f);
-  return f;
-}
 // Rounded to nearest, ties to even. Not for NaN.
 inline Half narrowed(float x) {
   uint32_t bits;
@@ -41,14 +48,20 @@ inline Half narrowed(float x) {
   return Half((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// Sixteen weights as numbers to compute with.
-template <class T> inline Vec<T> load_weights(const T *p) { return load(p); }
-template <class T> inline Vec<T> load_weights(const Half *p) {
+// Sixteen bfloat16 as floats: the first or the second ones of sixteen pairs, or sixteen in a row.
+enum Place { LOW, HIGH, ALONE };
+template <Place PLACE> inline Vec<float> widened(const Half *p) {
   typedef uint16_t H __attribute__((vector_size(LANES * 2)));
   typedef uint32_t U __attribute__((vector_size(LANES * 4)));
-  H h;
-  std::memcpy(&h, p, sizeof h);
-  const U bits = __builtin_convertvector(h, U) << 16;
+  U bits;
+  if constexpr (PLACE == ALONE) {
+    H h;
+    std::memcpy(&h, p, sizeof h);
+    bits = __builtin_convertvector(h, U) << 16;
+  } else {
+    std::memcpy(&bits, p, sizeof bits);
+    bits = PLACE == LOW ? bits << 16 : bits & 0xffff0000u;
+  }
   Vec<float> v;
   std::memcpy(&v, &bits, sizeof v);
   return v;
@@ -77,20 +90,20 @@ template <class T> inline void transpose(Vec<T> *v) {
   exchange_all<T, 8>(v), exchange_all<T, 4>(v), exchange_all<T, 2>(v), exchange_all<T, 1>(v);
 }
 
+// Lanes 0 .. W-1 joined with lanes W .. 2W-1.
+template <class T, int W> inline Vec<T> upper(Vec<T> v) {
+  constexpr auto at = [](int i) { return (i + W) % LANES; };
+  return __builtin_shufflevector(v, v, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10),
+                                 at(11), at(12), at(13), at(14), at(15));
+}
 // Both reductions go through the lanes in one fixed order.
 template <class T> inline T sum(Vec<T> v) {
-  T a[LANES];
-  std::memcpy(a, &v, sizeof v);
-  for (int64_t width = LANES / 2; width; width /= 2)
-    for (int64_t i = 0; i < width; ++i) a[i] += a[i + width];
-  return a[0];
+  v += upper<T, 8>(v), v += upper<T, 4>(v), v += upper<T, 2>(v);
+  return v[0] + v[1];
 }
 template <class T> inline T maximum(Vec<T> v) {
-  T a[LANES];
-  std::memcpy(a, &v, sizeof v);
-  T m = a[0];
-  for (int64_t i = 1; i < LANES; ++i) m = a[i] > m ? a[i] : m;
-  return m;
+  v = larger<T>(v, upper<T, 8>(v)), v = larger<T>(v, upper<T, 4>(v)), v = larger<T>(v, upper<T, 2>(v));
+  return v[0] > v[1] ? v[0] : v[1];
 }
 
 // e^x; exactly 0 for -inf and whatever underflows. Relative error of the float form below 3e-7.
@@ -118,6 +131,31 @@ inline Vec<float> exponential(Vec<float> x) {
 inline Vec<double> exponential(Vec<double> x) {
   Vec<double> y;
   for (int64_t i = 0; i < LANES; ++i) y[i] = std::exp(x[i]);
+  return y;
+}
+
+// 2^x for x <= 0; exactly 0 for whatever underflows. Relative error of the float form below 3e-7.
+inline Vec<float> power_of_two(Vec<float> x) {
+  typedef Lanes<float>::I I;
+  const float shifter = 12582912.0f + 127.0f; // adding it leaves the rounded integer plus 127 in the lowest bits
+  const Vec<float> t = x + shifter, r = x - (t - shifter);
+  Vec<float> p = splat(1.5353362e-4f);
+  p = p * r + 1.3398874e-3f;
+  p = p * r + 9.6184373e-3f;
+  p = p * r + 5.5503324e-2f;
+  p = p * r + 2.4022648e-1f;
+  p = p * r + 6.9314720e-1f;
+  p = p * r + 1.0f;
+  I power;
+  std::memcpy(&power, &t, sizeof t);
+  power <<= 23;
+  Vec<float> scale;
+  std::memcpy(&scale, &power, sizeof scale);
+  return x < -126.0f ? Vec<float>{} : p * scale;
+}
+inline Vec<double> power_of_two(Vec<double> x) {
+  Vec<double> y;
+  for (int64_t i = 0; i < LANES; ++i) y[i] = std::exp2(x[i]);
   return y;
 }
 

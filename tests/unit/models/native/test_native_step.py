@@ -119,6 +119,18 @@ def test_only_the_asked_rows_give_logits(library: ctypes.CDLL) -> None:
     assert torch.equal(some, everything[[3, 11]])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_hidden_rows_give_the_logits_of_their_step(library: ctypes.CDLL, dtype: torch.dtype) -> None:
+    target = odd_target("llama", dtype)
+    native = NativeTarget(library, target, Pool(library, 2))
+    batch, table = causal(prompt(target, 12, 4)), torch.arange(16).unsqueeze(0)
+    hidden, logits, _ = native.step(batch, table, KVCache(target.config, 16, dtype))
+    assert torch.equal(native.logits(hidden), logits)
+    assert torch.equal(native.logits(hidden[3:8]), logits[3:8])
+    assert torch.equal(native.logits(hidden[::5]), logits[::5]), "rows needn't be neighbours"
+    assert native.logits(hidden[:0]).shape == (0, 250)
+
+
 def drafter_for(target: Target, seed: int, **sizes: object) -> Amphista:
     torch.manual_seed(seed)
     config = AmphistaConfig(
@@ -192,22 +204,56 @@ def test_swapped_weights_are_seen(library: ctypes.CDLL) -> None:
     assert not torch.allclose(seen[0], seen[1], atol=1e-3)
 
 
+def test_swaps_pack_the_lm_head_once_for_all_engines(
+    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 drafters read it as bfloat16, also where the target's own weights don't fit that."""
+    target = odd_target("llama", torch.float32)
+    assert not fits_bfloat16(target.lm_head_VF)
+    backends = [NativeBackend(library, target, threads=threads) for threads in (1, 2)]
+    packed = []
+    plain = Packing.plain
+
+    def counted(packing: Packing, weight: torch.Tensor) -> torch.Tensor:
+        packed.append(tuple(weight.shape))
+        return plain(packing, weight)
+
+    monkeypatch.setattr(Packing, "plain", counted)
+    for seed in range(3):
+        drafter = drafter_for(target, seed)
+        for backend in backends:
+            backend.drafting(drafter, drafter.new_state(1))
+    assert packed.count((250, 44)) == 1
+    expected = Packing(library, torch.float32, half=True).plain(target.lm_head_VF)
+    assert torch.equal(backends[0].target.drafting_head(), expected)
+    double = NativeBackend(library, odd_target("llama", torch.float64), threads=1).target
+    assert double.drafting_head() is double.lm_head, "no second copy where the types are the same"
+
+
 def test_target_update_needs_a_new_backend_and_gets_it(library: ctypes.CDLL) -> None:
     target = odd_target("llama", torch.float64)
     batch, table = causal(prompt(target, 9, 5)), torch.arange(16).unsqueeze(0)
-    packed = NativeTarget(library, target, Pool(library, 1))
-    before = packed.step(batch, table, KVCache(target.config, 16, target.dtype))[0]
+    NativeBackend(library, target, threads=1)
     for parameter in target.parameters():
         parameter.mul_(1.01)
     target.thaw()
-    again = packed.step(batch, table, KVCache(target.config, 16, target.dtype))[0]
-    assert torch.equal(before, again), "packed weights are those of the moment"
-    fresh = NativeTarget(library, target, Pool(library, 1))
+    fresh = NativeBackend(library, target, threads=1).target
     after = fresh.step(batch, table, KVCache(target.config, 16, target.dtype))[0]
     with torch.inference_mode():
         tokens = torch.from_numpy(batch.tokens_N)[None]
         expected = target.prefill_hidden(tokens, torch.tensor([9]))[0]
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-11)
+
+
+def test_the_embedding_is_shared_and_outlives_a_conversion_of_the_target(library: ctypes.CDLL) -> None:
+    target = odd_target("llama", torch.float64)
+    batch, table = causal(prompt(target, 9, 5)), torch.arange(16).unsqueeze(0)
+    packed = NativeTarget(library, target, Pool(library, 1))
+    assert target.embedding.data_ptr() in packed._weights.pointers()
+    before = packed.step(batch, table, KVCache(target.config, 16, torch.float64))[1]
+    target.float()
+    assert target.embedding.data_ptr() not in packed._weights.pointers()
+    assert torch.equal(packed.step(batch, table, KVCache(packed.config, 16, torch.float64))[1], before)
 
 
 def test_commit_equals_torch(library: ctypes.CDLL) -> None:
