@@ -47,7 +47,7 @@ class Commit:
     def prompt(self, sequence: Sequence, start: int, count: int) -> None:
         """Prompt rows start .. start + count - 1 are in the cache; the tokens behind them are known."""
         sequence.length += count
-        if sequence.request.speculate:
+        if sequence.followed:
             kept = min(count, self._window)
             if kept < count:
                 self.moves.skips[sequence.slot] = count - kept
@@ -67,7 +67,7 @@ class Commit:
         tokens, text = sequence.commit(found.tokens)
         sequence.counts.record(len(tokens), drafted, min(len(found.nodes), len(tokens)), depth)
         sequence.length += len(tokens)
-        if sequence.finish_reason is None and sequence.request.speculate:
+        if sequence.followed and sequence.finish_reason is None:
             self._feed(sequence, rows, found.tokens)
         version = self._version if sequence.request.speculate else None
         self.outputs.append(sequence.output(tokens, text, version, logprobs))

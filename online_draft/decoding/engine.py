@@ -254,6 +254,7 @@ class Engine:
             self._table.extend(sequence, start)
         for sequence in plan.admitted:
             self._ring.rebase(sequence.slot, sequence.cached)
+            sequence.followed = sequence.request.speculate and self._drafting.policy.follows()
         return plan
 
     def _forget(self, slot: int) -> None:

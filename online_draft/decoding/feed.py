@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from online_draft.decoding.runners.base import Moves, Rows, Runner
+from online_draft.decoding.runners.base import Ints, Moves, Rows, Runner
 from online_draft.models.ring import FeatureRing
 
-_MOST_STEPS = 32
-_MOST_ROWS = 2048
+_MOST_STEPS = 128
+_MOST_ROWS = 512
 
 
 class RingFeed:
@@ -28,6 +27,7 @@ class RingFeed:
         self.runner = runner
         self._ring = ring
         self._held: list[tuple[Tensor, Moves]] = []
+        self._stage_NF: Tensor | None = None
         self._rows = 0
         self._since: dict[int, int] = {}
 
@@ -80,25 +80,29 @@ class RingFeed:
             order_M = order_M[(step_M >= since_S[slot_M])[order_M]]
         if not len(order_M):
             return
-        gathered = Moves()
         count_S = np.bincount(slot_M[order_M])
-        gathered.slots = np.flatnonzero(count_S).tolist()
-        gathered.counts = count_S[count_S > 0].tolist()
-        if max(gathered.counts) > self._ring.window:
-            order_M = self._newest(order_M, gathered)
+        found = np.flatnonzero(count_S)
+        counts = count_S[found].tolist()
+        if max(counts) > self._ring.window:
+            order_M = self._newest(order_M, found.tolist(), counts)
+        place_M = self._ring.claim_array(found.tolist(), counts)
         row_M = (np.array(rows) + np.repeat(starts, added))[order_M]
-        gathered.rows = row_M.tolist()
-        gathered.tokens = np.array(tokens)[order_M].tolist()
-        hidden_NF = held[0][0] if len(held) == 1 else torch.cat([hidden for hidden, _ in held])
-        self.runner.apply(gathered, Rows(hidden_NF, hidden_NF, [], 0, []))
+        self.runner.feed(place_M, self._joined([h for h, _ in held], start), row_M, np.array(tokens)[order_M])
 
-    def _newest(self, order_M: NDArray[np.int64], gathered: Moves) -> NDArray[np.int64]:
+    def _joined(self, parts: list[Tensor], rows: int) -> Tensor:
+        """All hidden rows in one tensor, in memory that is used again."""
+        if len(parts) == 1:
+            return parts[0]
+        if self._stage_NF is None or len(self._stage_NF) < rows:
+            self._stage_NF = parts[0].new_empty(max(rows, 2 * _MOST_ROWS), parts[0].shape[1])
+        return torch.cat(parts, out=self._stage_NF[:rows])
+
+    def _newest(self, order_M: Ints, slots: list[int], counts: list[int]) -> Ints:
         """Of each slot's rows as many as the ring holds; the ring skips the others."""
         parts, at = [], 0
-        for index, (slot, count) in enumerate(zip(gathered.slots, gathered.counts, strict=True)):
-            kept = min(count, self._ring.window)
-            self._ring.skip(slot, count - kept)
-            gathered.counts[index] = kept
-            parts.append(order_M[at + count - kept : at + count])
+        for index, (slot, count) in enumerate(zip(slots, counts, strict=True)):
+            counts[index] = min(count, self._ring.window)
+            self._ring.skip(slot, count - counts[index])
+            parts.append(order_M[at + count - counts[index] : at + count])
             at += count
         return np.concatenate(parts)

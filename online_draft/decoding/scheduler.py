@@ -110,7 +110,7 @@ class Scheduler:
         for sequence in self._running.values():
             if not sequence.decoding:
                 prefilling.append(sequence)
-            elif nodes > 0 and sequence.request.speculate and sequence.remaining > 1:
+            elif nodes > 0 and sequence.followed and sequence.remaining > 1:
                 plan.speculating.append(sequence)
             else:
                 plan.plain.append(sequence)
@@ -186,7 +186,7 @@ class Scheduler:
         assert self._deadlines.keys() <= known.keys(), "a deadline has no request"
 
     def _tree_rows(self, sequence: Sequence) -> int:
-        return self._config.tree_nodes if sequence.request.speculate else 0
+        return self._config.tree_nodes if sequence.followed else 0
 
     def _prefill_limit(self, roots: int, nodes: int) -> int:
         """Prompt rows beside decoding ones: as many as make the step take about twice as long, or, without a

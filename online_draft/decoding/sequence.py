@@ -39,6 +39,8 @@ class Sequence:
         self.blocks: list[int] = []
         self.kv_slots: list[int] = []
         """Of each position that `blocks` have room for."""
+        self.followed = request.speculate
+        """Whether its hidden rows go into the feature ring, so that it can be drafted for."""
         self.cached = 0
         self.registered = 0
         """Leading blocks that the prefix table has been told of."""
@@ -103,6 +105,7 @@ class Sequence:
     def let_go(self) -> None:
         """Hold nothing any more; to go on, everything has to be computed again."""
         self.slot = -1
+        self.followed = self.request.speculate
         self.blocks, self.kv_slots = [], []
         self.length = self.cached = self.registered = 0
 

@@ -23,14 +23,14 @@ SpeculationMode = Literal["auto", "always", "off"]
 
 _MARGIN = 0.02
 """Hysteresis: drafting starts above 1 + margin times the plain rate and ends below 1 - margin times it."""
-_SHARE = 0.01
+_SHARE = 0.005
 """Of the time, what drafting may lose against plain steps in order to find out whether it pays."""
 _PROBE_STEPS = 3
 _PROBE_NODES = 4
 _PROBE_SEQUENCES = 8
 """One of so many sequences drafts in a probe, at least one: the others lose nothing but the time."""
 _MAX_BACKOFF = 8.0
-_MAX_DEBT = 4.0
+_MAX_DEBT = 2.0
 """In probes, as the back-off is."""
 _PROBE_GAP = 16
 """Plain steps between two probes at least. Behind so many, a drafted step isn't typical: the drafter's state
@@ -38,6 +38,7 @@ is rebuilt."""
 _NEAR = 0.95
 """Above this share of the plain rate drafting is tried for some steps, as often as it can be paid for."""
 _TRIAL = 32
+_TRIAL_CREDIT = 4.0
 _HOPELESS = 0.85
 """Below this share drafting ends at once, without `_LEAST_RUN` steps."""
 _SETTLED = 8.0
@@ -55,7 +56,7 @@ _BURST_GAPS = (64, 512)
 """Drafted steps between two of these: near break-even, far from it."""
 _STRAYED = 0.1
 """Where costs have moved this far (log) since the last plain step, it is time for some."""
-_IDLE = 4
+_IDLE = 16
 """Plain steps of which one is looked at while nothing is drafted."""
 _REALISED_MEMORY = 192.0
 _REALISED_MOST = 2.0
@@ -84,9 +85,9 @@ class SpeculationPolicy:
 
     Once per step, in this order: `plan` (who drafts?), after drafting `select` (which nodes), `observe` (what
     came of it). The advantage over plain steps that values and costs promise is corrected by the advantage
-    that drafted steps really had. Finding out may lose 1 % of the time: probes while speculation is off, and
-    a wrong decision to turn it on, are paid from that; while it is on, a few plain steps now and then keep
-    the comparison honest. Mode "always" verifies all that is drafted, "off" never drafts.
+    that drafted steps really had. Finding out may lose half a percent of the time: probes while speculation
+    is off, and a wrong decision to turn it on, are paid from that; while it is on, a few plain steps now and
+    then keep the comparison honest. Mode "always" verifies all that is drafted, "off" never drafts.
     """
 
     def __init__(self, cost: CostModel, nodes: int, mode: SpeculationMode = "auto") -> None:
@@ -107,7 +108,9 @@ class SpeculationPolicy:
         self._advantage = 1.0
         self._realised = _Realised()
         self._on = True
-        self._eligible = 0
+        self._eligible = self._decided = 0
+        self._prompt_rows = 0
+        self._arrivals = 0
         self._idle = 0
         self._drafted = 0
         self._run = 0
@@ -130,15 +133,26 @@ class SpeculationPolicy:
         """Nodes over the batch that the next step will probably verify."""
         return self.last.nodes if self.mode == "auto" else self.planned_nodes
 
+    def follows(self) -> bool:
+        """Whether to keep what drafting for a new sequence needs. Ask once for each.
+
+        As long as nothing is drafted and probes find nothing, only some are followed, for further probes:
+        the others cost what they cost without a drafter.
+        """
+        self._arrivals += 1
+        dormant = self.mode == "auto" and not self._on and self._backoff >= _MAX_BACKOFF
+        return not dormant or self._arrivals % _PROBE_SEQUENCES == 0
+
     def plan(self, sequences: int, others: int = 0, arrived: bool = False) -> int:
         """For how many of `sequences` this step should draft, beside `others` that never do.
 
         `arrived`: a sequence is new since the last step. Prompt rows don't count here.
         """
-        if sequences != self._eligible:
-            self._eligible, self._idle, self._wanted = sequences, 0, True
-        elif arrived:
+        self._eligible = sequences
+        if arrived:
             self._wanted = True
+        if not 2 * self._decided <= 3 * sequences <= 4.5 * self._decided:
+            self._decided, self._idle, self._wanted = sequences, 0, True
         rows = sequences + others
         count, probe = 0, False
         if self.mode == "auto" and sequences and self.nodes:
@@ -163,6 +177,7 @@ class SpeculationPolicy:
         "parent of". A sequence may get no nodes. `prompt_rows` are rows of prompt chunks in the same step,
         `limit` the nodes that it has room for.
         """
+        self._prompt_rows = prompt_rows
         order_X, worth_C, usable = rank(value_SN)
         if limit is not None:
             usable = max(0, min(usable, limit))
@@ -193,7 +208,8 @@ class SpeculationPolicy:
         self._credit += _SHARE * seconds
         if not last.sequences:
             self._plain_run += 1
-            if typical and not self._idle and (self._plain_run > 1 or self.mode == "off"):
+            seen = self._plain_run > 1 if self._on else self._plain_run % _IDLE == 0
+            if typical and seen and self.mode == "auto":
                 self.cost.observe(rows, 0, False, seconds)
                 self._plain_drift = self.cost.drift
             if not self._on:
@@ -210,18 +226,15 @@ class SpeculationPolicy:
         self._gained += committed - rows
         self._promised += last.expected - rows
         self._drafted += 1
-        worth = committed / self._plain_rate
-        if self._drafted <= _COLD:
-            pass
-        elif typical:
-            if self._plain_run < _PROBE_GAP:
-                self.cost.observe(rows + last.nodes, last.sequences, True, seconds)
-            if not last.probe:
-                self._realised.observe(seconds, worth, self._advantage)
-            self._credit -= seconds - worth
-        else:
-            cost_C = self.cost.speculative(last.sequences, last.others, last.nodes + 1)
-            self._credit -= float(cost_C[-1]) - worth
+        if self._drafted > _COLD:
+            worth = committed / self._plain_rate
+            if typical:
+                if self._plain_run < _PROBE_GAP:
+                    self.cost.observe(rows + last.nodes, last.sequences, True, seconds)
+                if not last.probe:
+                    self._realised.observe(seconds, worth, self._advantage)
+            prompt_seconds = self.cost.plain(rows + self._prompt_rows) - self.cost.plain(rows)
+            self._credit -= seconds - prompt_seconds - worth
         if last.probe:
             self._probe_left -= 1
         self._run += 1
@@ -269,7 +282,7 @@ class SpeculationPolicy:
         if self._on:
             return (sequences if self._goes_on(advantage) else 0), False
         pays = advantage > 1.0 + _MARGIN and self._credit >= 0
-        near = advantage > _NEAR and self._credit >= _MAX_DEBT * self._probe_seconds
+        near = advantage > _NEAR and self._credit >= _TRIAL_CREDIT * self._probe_seconds
         if pays or near:
             self._on = True
             self._trial_left = 0 if pays else _TRIAL

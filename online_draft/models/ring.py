@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _epochs = count(1)
@@ -72,14 +74,22 @@ class FeatureRing:
 
         Slots are distinct and each count is at most `window`.
         """
-        index = self.claim(slots, counts)
-        index_N = torch.tensor(index, dtype=torch.int64, device=self.hidden_RF.device)
+        index_N = torch.from_numpy(self.claim_array(slots, counts)).to(self.hidden_RF.device)
         self.hidden_RF.index_copy_(0, index_N, hidden_NF)
         self.next_tokens_R.index_copy_(0, index_N, next_tokens_N)
 
     def skip(self, slot: int, rows: int) -> None:
         """Rows too old to keep came by: the next position moves on. At least `window` rows must follow."""
         self.end[slot] += rows
+
+    def claim_array(self, slots: Sequence[int], counts: Sequence[int]) -> NDArray[np.int64]:
+        """`claim` for many rows."""
+        count_S, end_S = np.array(counts), np.array([self.end[slot] for slot in slots])
+        for slot, rows in zip(slots, counts, strict=True):
+            self.end[slot] += rows
+        rank_N = np.arange(count_S.sum()) - np.repeat(count_S.cumsum() - count_S, count_S)
+        base_S = np.array(slots) * self.window
+        return np.repeat(base_S, count_S) + (np.repeat(end_S, count_S) + rank_N) % self.window
 
     def claim(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:
         """Flat indices of the next `counts[s]` rows of `slots[s]`, which the caller fills; moves the ends."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from online_draft.decoding.batch import SlotTable
@@ -19,6 +21,7 @@ from online_draft.models.drafter import Drafter, DraftState
 from online_draft.models.kv import KVCache
 from online_draft.models.ring import FeatureRing
 
+Ints = NDArray[np.int64]
 Sample = Callable[[int, float, int], int]
 """(logit row, temperature, noise key) -> token: one choice without a batch."""
 
@@ -85,6 +88,10 @@ class Runner(Protocol):
 
     def apply(self, moves: Moves, rows: Rows) -> None:
         """Compact the cache and feed the ring."""
+        ...
+
+    def feed(self, place_M: Ints, hidden_NF: Tensor, row_M: Ints, token_M: Ints) -> None:
+        """Write `hidden_NF[row_M]` and the tokens behind them to claimed places of the ring."""
         ...
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from online_draft.decoding.batch import build_batch
 from online_draft.decoding.forest import DraftedTrees, Forest
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.runners.base import Memory, Moves, Rows
+from online_draft.decoding.runners.base import Ints, Memory, Moves, Rows
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.tree import DraftTrees, build_trees
 from online_draft.models.drafter import Drafter, DraftState
@@ -60,6 +60,13 @@ class EagerRunner:
             fresh_NF = rows.hidden_NF[torch.tensor(moves.rows, device=device)]
             tokens_N = torch.tensor(moves.tokens, device=device)
             self._memory.ring.append_many(moves.slots, moves.counts, fresh_NF, tokens_N)
+
+    def feed(self, place_M: Ints, hidden_NF: Tensor, row_M: Ints, token_M: Ints) -> None:
+        """Write rows to the ring."""
+        ring, device = self._memory.ring, self._target.device
+        places, rows, tokens = (torch.from_numpy(part).to(device) for part in (place_M, row_M, token_M))
+        ring.hidden_RF.index_copy_(0, places, hidden_NF.index_select(0, rows))
+        ring.next_tokens_R.index_copy_(0, places, tokens)
 
 
 def _padded(forest: Forest, device: torch.device) -> DraftTrees:

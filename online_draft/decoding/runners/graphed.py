@@ -17,7 +17,7 @@ from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.forest import DraftedTrees, Forest
 from online_draft.decoding.plan import StepPlan
 from online_draft.decoding.profile import row_buckets
-from online_draft.decoding.runners.base import Memory, Moves, Rows
+from online_draft.decoding.runners.base import Ints, Memory, Moves, Rows
 from online_draft.decoding.runners.capture import Capture
 from online_draft.decoding.runners.eager import EagerRunner
 from online_draft.decoding.runners.flat import FlatRows, flat_rows
@@ -161,6 +161,10 @@ class GraphedRunner:
         if moves.slots:
             memory.ring.hidden_RF.index_copy_(0, place_R, rows.hidden_NF.index_select(0, row_R))
             memory.ring.next_tokens_R.index_copy_(0, place_R, token_R)
+
+    def feed(self, place_M: Ints, hidden_NF: Tensor, row_M: Ints, token_M: Ints) -> None:
+        """Write rows to the ring."""
+        self._eager.feed(place_M, hidden_NF, row_M, token_M)
 
     def _step_for(self, flat: FlatRows) -> _Step | None:
         """The step of this size; None where there is to be none."""

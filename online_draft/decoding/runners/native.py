@@ -7,7 +7,7 @@ from torch import Tensor
 
 from online_draft.decoding.forest import DraftedTrees, Forest
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.runners.base import Memory, Moves, Rows
+from online_draft.decoding.runners.base import Ints, Memory, Moves, Rows
 from online_draft.decoding.sequence import Sequence
 from online_draft.models.drafter import Drafter, DraftState
 from online_draft.models.native.backend import NativeBackend, NativeDrafting
@@ -97,3 +97,8 @@ class NativeRunner:
             moves.rows,
             moves.tokens,
         )
+
+    def feed(self, place_M: Ints, hidden_NF: Tensor, row_M: Ints, token_M: Ints) -> None:
+        """Write rows to the ring."""
+        memory = self._memory
+        self._backend.commit.apply(memory.kv, (), (), memory.ring, place_M, hidden_NF, row_M, token_M)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from online_draft.models.kv import KVCache
 from online_draft.models.native.pack import NAMES
 from online_draft.models.ring import FeatureRing
+
+Indices = Sequence[int] | NDArray[np.int64]
 
 
 class NativeCommit:
@@ -28,10 +31,10 @@ class NativeCommit:
         sources: Sequence[int],
         destinations: Sequence[int],
         ring: FeatureRing,
-        places: Sequence[int],
+        places: Indices,
         hidden_NF: Tensor,
-        rows: Sequence[int],
-        tokens: Sequence[int],
+        rows: Indices,
+        tokens: Indices,
     ) -> None:
         """Copy slots to slots, then `hidden_NF[rows]` and the tokens behind them to places of the ring.
 

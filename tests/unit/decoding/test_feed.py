@@ -6,9 +6,10 @@ import random
 
 import pytest
 import torch
+from torch import Tensor
 
 from online_draft.decoding.feed import RingFeed
-from online_draft.decoding.runners.base import Moves, Rows
+from online_draft.decoding.runners.base import Ints, Moves, Rows
 from online_draft.models.ring import FeatureRing
 
 SLOTS, WINDOW, HIDDEN = 3, 5, 4
@@ -28,6 +29,12 @@ class RingOnly:
             rows_C = moves.rows[at : at + count]
             self.ring.append(slot, rows.hidden_NF[rows_C], torch.tensor(moves.tokens[at : at + count]))
             at += count
+
+    def feed(self, place_M: Ints, hidden_NF: Tensor, row_M: Ints, token_M: Ints) -> None:
+        self.calls += 1
+        assert len(set(place_M.tolist())) == len(place_M)
+        self.ring.hidden_RF[torch.from_numpy(place_M)] = hidden_NF[torch.from_numpy(row_M)]
+        self.ring.next_tokens_R[torch.from_numpy(place_M)] = torch.from_numpy(token_M)
 
 
 def new_feed() -> tuple[RingFeed, RingOnly]:
@@ -103,7 +110,7 @@ def test_rows_of_buffers_that_are_used_again_are_kept() -> None:
 
 def test_plain_steps_are_written_many_at_a_time_and_never_pile_up() -> None:
     feed, runner = new_feed()
-    for token in range(320):
+    for token in range(1280):
         feed.add(Moves([], [], [0], [1], [0], [token]), rows_of(torch.randn(1, HIDDEN)), drafting=False)
-        assert len(feed._held) <= 32
+        assert len(feed._held) <= 128
     assert runner.calls == 10
