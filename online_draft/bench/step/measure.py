@@ -72,8 +72,12 @@ def measure(options: StepOptions, console: Console) -> dict[str, Any]:
     ]
     requests = _requests(loaded, options, needed)
     floors: list[tuple[float, float]] = []
+    stored_floors: list[tuple[float, float]] = []
     peaks: list[float] = []
     backend = _backend(loaded, options)
+    stored = floor
+    if backend is not None and backend.target.packing.half:
+        stored = Floor(floor.nbytes * 2 // loaded.target.dtype.itemsize, options.device)
     with Bars(console) as bars:
         for repeat in range(-1, options.repeat):
             turn = (repeat + 1) % len(cells)
@@ -85,10 +89,12 @@ def measure(options: StepOptions, console: Console) -> dict[str, Any]:
                     cell.repeats.append(times)
             if repeat >= 0:
                 floors.append(floor.measure())
+                stored_floors.append(floors[-1] if stored is floor else stored.measure())
                 if backend is not None:
                     peaks.append(backend.peak())
             bars.update("repeats", repeat + 1, options.repeat)
-    return step_report(options, loaded, cells, floors, floor.nbytes, peaks)
+    streamed = {floor.nbytes: floors, stored.nbytes: stored_floors}
+    return step_report(options, loaded, cells, streamed, peaks)
 
 
 def _backend(loaded: LoadedTarget, options: StepOptions) -> NativeBackend | None:
