@@ -6,7 +6,8 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -96,12 +97,24 @@ class NativeDrafting:
         if self._heads is not None:
             logits_SKV = self._heads.logits(ring, slots)
         else:
-            logits_SKV = self._drafter.draft(self._state, ring, slots).base_logits_SKV
+            with _one_torch_thread():
+                logits_SKV = self._drafter.draft(self._state, ring, slots).base_logits_SKV
             logits_SKV = logits_SKV.to(self._dtype).contiguous()
         return self._trees.build(logits_SKV, roots, nodes, width)
 
 
 _known: WeakKeyDictionary[Target, tuple[int, NativeTarget]] = WeakKeyDictionary()
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Behind each operation torch's own threads wait busily for more, on the cores of the kernels' pool."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 _packing = threading.Lock()
 
 
