@@ -89,7 +89,10 @@ class FeatureRing:
             self.end[slot] += rows
         rank_N = np.arange(count_S.sum()) - np.repeat(count_S.cumsum() - count_S, count_S)
         base_S = np.array(slots) * self.window
-        return np.repeat(base_S, count_S) + (np.repeat(end_S, count_S) + rank_N) % self.window
+        index_N: NDArray[np.int64] = (
+            np.repeat(base_S, count_S) + (np.repeat(end_S, count_S) + rank_N) % self.window
+        )
+        return index_N
 
     def claim(self, slots: Sequence[int], counts: Sequence[int]) -> list[int]:
         """Flat indices of the next `counts[s]` rows of `slots[s]`, which the caller fills; moves the ends."""

@@ -104,6 +104,8 @@ class NativeDrafting:
 
 
 _known: WeakKeyDictionary[Target, tuple[int, NativeTarget]] = WeakKeyDictionary()
+
+
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
     """Behind each operation torch's own threads wait busily for more, on the cores of the kernels' pool."""
