@@ -95,7 +95,7 @@ def _settings(options: DemoOptions) -> Settings:
         "state_dir": base / DEMO_DIR,
         # Every step shows what the heads know, and the plain copy of a request finds nothing that the first
         # one left in the cache.
-        "engine": {"speculation": "always", "prefix_cache": False},
+        "engine": {"speculation": "always", "tree_nodes": 8, "prefix_cache": False},
     }
     return load_settings(flags)
 
