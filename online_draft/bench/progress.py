@@ -19,6 +19,7 @@ class Bars:
         self._progress = Progress(console=self._console, disable=not self._console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -38,7 +39,17 @@ class Bars:
             self._progress.update(self._tasks[name], completed=done, total=total, description=about)
             return
         now = time.monotonic()
+        self._began.setdefault(name, (now, done))
         if done >= total or now - self._printed.get(name, now - LINE_EVERY_S) >= LINE_EVERY_S:
             self._printed[name] = now
-            self._console.print(f"{name}: {done} of {total}  {note}".rstrip(), highlight=False)
+            line = f"{name}: {done} of {total}  {note}".rstrip() + self._left(name, now, done, total)
+            self._console.print(line, highlight=False)
             self._console.file.flush()
+
+    def _left(self, name: str, now: float, done: int, total: int) -> str:
+        """How long the rest takes at the pace since the part's first update, as text."""
+        began, first = self._began[name]
+        if not first < done < total:
+            return ""
+        minutes, seconds = divmod(round((now - began) / (done - first) * (total - done)), 60)
+        return f"  {minutes // 60}:{minutes % 60:02}:{seconds:02} left"

@@ -128,7 +128,7 @@ class SyntheticDrafter(Drafter):
     def newest(self, state: DraftState, ring: FeatureRing, slots: Sequence[int]) -> Tensor:
         raise TypeError("a synthetic drafter has no features")
 
-    def context(self, hidden_BTF: Tensor, next_tokens_BT: Tensor) -> Tensor:
+    def context(self, hidden_BTF: Tensor, next_tokens_BT: Tensor, first_BT: Tensor | None = None) -> Tensor:
         raise TypeError("a synthetic drafter has no features")
 
     def heads(self, features_NCF: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from online_draft.learner.config import LearnerConfig, LearnerPlace
+from online_draft.logs import set_up_logs_of
 from online_draft.registry.revision import code_version
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class LearnerActor:
     priority; what went wrong while starting is in `status` and tried again."""
 
     def __init__(self, place: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        set_up_logs_of(place, "learner")
         self._place = LearnerPlace.from_dict(place)
         self._config = LearnerConfig.from_dict(config)
         self._loop: LearnerLoop | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from online_draft.core import Interaction
@@ -14,6 +15,9 @@ from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
 from online_draft.registry.ladder import LadderState
 from online_draft.training.replay import ReplayResult
+
+_RECENT = 1024
+"""Records that say which tokens are emitted these days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,16 @@ class Examiner:
         records, self.waits_for = self.gate.records(feed.reservoirs)
         if not records:
             return
+        recent = feed.reservoirs.sample(_RECENT, random.Random(self._slices))
         known = self._champion_results
         self._champion_results = {record: known[record] for record in records if record in known}
         self._evaluation = Evaluation(
-            student.candidate(), student.champion, self._target, records, self._nodes, self._champion_results
+            student.candidate(recent),
+            student.champion,
+            self._target,
+            records,
+            self._nodes,
+            self._champion_results,
         )
 
     def advance(self) -> Examined | None:

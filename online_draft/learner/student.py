@@ -6,13 +6,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from online_draft.learner.config import LearnerConfig
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
+from online_draft.models.trimming import retrimmed
 from online_draft.training.features import Record
 from online_draft.training.trainer import SliceMetrics, Trainer, TrainerConfig
+from online_draft.training.vocabulary import emitted_tokens, refreshed_vocab
 
 _STATE = "trainer.safetensors"
 
@@ -69,10 +72,13 @@ class Student:
         return self._trainer.slice(records)
 
     @torch.no_grad()
-    def candidate(self) -> Drafter:
-        """A frozen copy of the student, rounded as it would be published."""
+    def candidate(self, recent: Sequence[Record] = ()) -> Drafter:
+        """A frozen copy of the student, rounded as it would be published.
+
+        Heads that score some tokens only score those of the `recent` records first.
+        """
         assert self._trainer is not None
-        copy = self._trainer.candidate()
+        copy = _follow_tokens(self._trainer.candidate(), recent)
         for parameter in copy.parameters():
             parameter.copy_(parameter.bfloat16())
         return copy
@@ -93,3 +99,14 @@ class Student:
             path.write_bytes(state)
             trainer.load(path)
         self.version, self._champion, self._trainer, self.proposed = version, champion, trainer, proposed
+
+
+def _follow_tokens(drafter: Drafter, recent: Sequence[Record]) -> Drafter:
+    ids_V = drafter.draft_ids_V
+    if ids_V is None or not recent:
+        return drafter
+    outputs = (np.array(record.output_ids, dtype=np.int64) for record in recent)
+    ids = refreshed_vocab(ids_V, emitted_tokens(outputs, drafter.config.vocab_size))
+    if torch.equal(ids, ids_V):
+        return drafter
+    return retrimmed(drafter, ids).requires_grad_(False).eval()

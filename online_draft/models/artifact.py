@@ -21,6 +21,7 @@ from online_draft.models.config import TargetConfig
 from online_draft.models.drafter import Drafter
 from online_draft.models.medusa import Medusa, MedusaConfig
 from online_draft.models.target import Target
+from online_draft.models.trimming import check_draft_ids
 
 WEIGHTS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -42,15 +43,25 @@ def build_drafter(kind: str, sizes: dict[str, Any]) -> Drafter:
     return Amphista(config) if isinstance(config, AmphistaConfig) else Medusa(config)
 
 
-def new_drafter(kind: str, target: Target, seed: int = 0, **sizes: Any) -> Drafter:
-    """An untrained drafter for a target, in its dtype and on its device; `sizes` override the defaults."""
+def new_drafter(
+    kind: str, target: Target, seed: int = 0, draft_vocab: Tensor | None = None, **sizes: Any
+) -> Drafter:
+    """An untrained drafter for a target, in its dtype and on its device; `sizes` override the defaults.
+
+    `draft_vocab`: ascending ids of the tokens that heads score; None: all.
+    """
     config = target.config
     defaults: dict[str, Any] = {"hidden_size": config.hidden_size, "vocab_size": config.vocab_size}
     if kind == "amphista":
         defaults |= _attention_sizes(config)
+    if draft_vocab is not None:
+        sizes["draft_vocab_size"] = len(draft_vocab)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         drafter = build_drafter(kind, defaults | sizes).to(target.device, target.dtype)
+    if draft_vocab is not None:
+        drafter.assign_draft_ids(draft_vocab)
+    check_draft_ids(drafter)
     drafter.start_from(target)
     return drafter
 
@@ -118,10 +129,17 @@ def load_drafter(
         drafter.load_state_dict(weights)
     except RuntimeError as error:
         raise ArtifactError(f"weights and configuration don't fit: {error}") from error
+    check_draft_ids(drafter)
     drafter.requires_grad_(False).eval()
+    drafter.digest = manifest["sha256"]
     if target is not None:
         drafter.to(target.device, target.dtype).bind(target)
     return drafter
+
+
+def base_digest(drafter: Drafter) -> str:
+    """What adapters call the drafter that they belong to: its file's checksum, else its weights'."""
+    return drafter.digest or weights_digest(drafter)
 
 
 def weights_digest(drafter: Drafter) -> str:
@@ -134,7 +152,10 @@ def weights_digest(drafter: Drafter) -> str:
 
 
 def _stored(drafter: Drafter) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().bfloat16() for name, tensor in drafter.state_dict().items()}
+    return {
+        name: tensor.detach().cpu().bfloat16() if tensor.is_floating_point() else tensor.detach().cpu()
+        for name, tensor in drafter.state_dict().items()
+    }
 
 
 def _read_weights(path: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:

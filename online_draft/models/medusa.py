@@ -27,7 +27,7 @@ class Medusa(Drafter):
 
     def __init__(self, config: MedusaConfig) -> None:
         super().__init__(config)
-        heads, size, vocab = config.num_heads, config.hidden_size, config.vocab_size
+        heads, size, vocab = config.num_heads, config.hidden_size, config.scored
         self.residual_KFF = nn.Parameter(torch.zeros(heads, size, size))
         self.bias_KF = nn.Parameter(torch.zeros(heads, size))
         self.vocabulary_KVF = nn.Parameter(torch.randn(heads, vocab, size) * size**-0.5)
@@ -36,7 +36,9 @@ class Medusa(Drafter):
         """Each vocabulary projection becomes a copy of the LM head."""
         self.bind(target)
         with torch.no_grad():
-            self.vocabulary_KVF.copy_(target.lm_head_VF)
+            own_VF = self.draft_head_VF()
+            self.vocabulary_KVF.copy_(target.lm_head_VF if own_VF is None else own_VF)
+            self._head = None
 
     def new_state(self, slots: int) -> DraftState:
         """Nothing is kept between calls."""
@@ -48,7 +50,7 @@ class Medusa(Drafter):
         index = [slot * window + (ring.end[slot] - 1) % window for slot in slots]
         return ring.hidden_RF[torch.tensor(index, device=ring.hidden_RF.device)].unsqueeze(1)
 
-    def context(self, hidden_BTF: Tensor, next_tokens_BT: Tensor) -> Tensor:
+    def context(self, hidden_BTF: Tensor, next_tokens_BT: Tensor, first_BT: Tensor | None = None) -> Tensor:
         """The hidden rows themselves."""
         return hidden_BTF.unsqueeze(2)
 

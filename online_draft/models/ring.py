@@ -72,7 +72,7 @@ class FeatureRing:
     ) -> None:
         """Add `counts[s]` rows to `slots[s]` from flat rows, slot after slot, in one write.
 
-        Slots are distinct and each count is at most `window`.
+        A slot may come up again; all its rows together are at most `window`.
         """
         index_N = torch.from_numpy(self.claim_array(slots, counts)).to(self.hidden_RF.device)
         self.hidden_RF.index_copy_(0, index_N, hidden_NF)
@@ -84,9 +84,11 @@ class FeatureRing:
 
     def claim_array(self, slots: Sequence[int], counts: Sequence[int]) -> NDArray[np.int64]:
         """`claim` for many rows."""
-        count_S, end_S = np.array(counts), np.array([self.end[slot] for slot in slots])
+        ends = []
         for slot, rows in zip(slots, counts, strict=True):
+            ends.append(self.end[slot])
             self.end[slot] += rows
+        count_S, end_S = np.array(counts), np.array(ends)
         rank_N = np.arange(count_S.sum()) - np.repeat(count_S.cumsum() - count_S, count_S)
         base_S = np.array(slots) * self.window
         index_N: NDArray[np.int64] = (

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from online_draft.errors import ConfigError
 from online_draft.models.attention import attend_groups, prepare_groups
 from online_draft.models.config import TargetConfig
 from online_draft.models.frozen import FrozenLinear, FrozenNorm
@@ -202,30 +203,58 @@ class Target(nn.Module):
             layer.finish(hidden_NF, attend_groups(groups, index, queries_NHD))
         return stack.norm(hidden_NF)
 
-    def prefill_hidden(self, token_ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    def prefill_hidden(
+        self,
+        token_ids_BT: Tensor,
+        lengths_B: Tensor,
+        layers: tuple[int, ...] = (),
+        first_BT: Tensor | None = None,
+    ) -> Tensor:
         """Final hidden states [B, T, F] of whole sequences, padded on the right with any valid token id.
 
         Dense causal attention without a KV cache, for training features and replay. Rows at and beyond a
-        sequence's length are zero.
+        sequence's length are zero. `layers` adds the residual stream behind so many decoder layers each, next
+        to the final states: [B, T, (1 + layers) * F]. With `first_BT`, where the text of each position begins
+        in its row, several texts are packed in one row: positions count from there, nothing before is seen.
+        Raises ConfigError for layers that the target doesn't have.
         """
+        if layers and not 1 <= min(layers) <= max(layers) <= self.config.num_layers:
+            raise ConfigError("feature_layers", f"must be from 1 to {self.config.num_layers}, got {layers}")
         stack = self.frozen()
         batch, positions = token_ids_BT.shape
         hidden_NF = self.embed(token_ids_BT.reshape(-1))
         position_ids_T = torch.arange(positions, device=token_ids_BT.device)
-        cos, signed_sin = self.rope.rotation(position_ids_T, hidden_NF.dtype)
-        rotation = cos.repeat(batch, 1, 1), signed_sin.repeat(batch, 1, 1)
-        for layer in stack.layers:
+        mask_B1TT: Tensor | None = None
+        if first_BT is None:
+            cos, signed_sin = self.rope.rotation(position_ids_T, hidden_NF.dtype)
+            rotation = cos.repeat(batch, 1, 1), signed_sin.repeat(batch, 1, 1)
+        else:
+            rotation = self.rope.rotation((position_ids_T - first_BT).flatten(), hidden_NF.dtype)
+            causal_TT = position_ids_T <= position_ids_T.unsqueeze(1)
+            mask_B1TT = (causal_TT & (position_ids_T >= first_BT.unsqueeze(2))).unsqueeze(1)
+        kept: dict[int, Tensor] = {}
+        for done, layer in enumerate(stack.layers, start=1):
             queries_NHD, pairs_N2GD = layer.project(hidden_NF, rotation)
             queries_BHTD = queries_NHD.view(batch, positions, *queries_NHD.shape[1:]).transpose(1, 2)
             pairs = pairs_N2GD.view(batch, positions, *pairs_N2GD.shape[1:])
             keys_BGTD, values_BGTD = pairs.permute(2, 0, 3, 1, 4).unbind(0)
             mixed_BHTD = functional.scaled_dot_product_attention(
-                queries_BHTD, keys_BGTD, values_BGTD, is_causal=True, enable_gqa=True
+                queries_BHTD,
+                keys_BGTD,
+                values_BGTD,
+                attn_mask=mask_B1TT,
+                is_causal=mask_B1TT is None,
+                enable_gqa=True,
             )
             layer.finish(hidden_NF, mixed_BHTD.transpose(1, 2).reshape(batch * positions, -1))
-        hidden_BTF = stack.norm(hidden_NF).view(batch, positions, -1)
+            if done in layers:
+                kept[done] = hidden_NF.clone()
+        rows_NX = stack.norm(hidden_NF)
+        if layers:
+            rows_NX = torch.cat((rows_NX, *(kept[done] for done in layers)), dim=-1)
+        rows_BTX = rows_NX.view(batch, positions, -1)
         padding_BT = position_ids_T >= lengths_B.to(position_ids_T.device)[:, None]
-        return hidden_BTF.masked_fill(padding_BT[..., None], 0.0)
+        return rows_BTX.masked_fill(padding_BT[..., None], 0.0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.thaw()

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from online_draft.errors import ArtifactError, ConfigError, StoreError
-from online_draft.registry.manifest import NAME, SEQUENCED, FileEntry, Provenance, VersionManifest
+from online_draft.registry.manifest import FILE_NAME, NAME, SEQUENCED, FileEntry, Provenance, VersionManifest
 from online_draft.store import ArtifactStore
 
 VERSION_FILE = "version.json"
@@ -147,8 +147,8 @@ class DrafterRegistry:
             if name not in files:
                 raise ArtifactError(f"{local_dir} has no {name}")
         for name in files:
-            if not NAME.fullmatch(name):
-                raise ArtifactError(f"{local_dir}/{name}: file names must be {NAME.pattern}")
+            if not FILE_NAME.fullmatch(name):
+                raise ArtifactError(f"{local_dir}/{name}: file names must be {FILE_NAME.pattern}")
         where = local_dir / DRAFTER_MANIFEST
         try:
             drafter = json.loads(files[DRAFTER_MANIFEST])

@@ -13,6 +13,7 @@ from online_draft.errors import ArtifactError
 
 SEQUENCED = re.compile(r"v(\d{4,})-[0-9a-f]{8}")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,6 @@ class VersionManifest:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{where} is not a version manifest: {error!r}") from error
         for name in manifest.files:
-            if not NAME.fullmatch(name):
+            if not FILE_NAME.fullmatch(name):
                 raise ArtifactError(f"{where} names a file {name!r}, which is not a plain file name")
         return manifest

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from typing import Any
 
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding.config import EngineConfig
@@ -19,8 +15,11 @@ from online_draft.decoding.engine import Engine
 from online_draft.errors import ConfigError
 from online_draft.models.loading import LoadedTarget
 from online_draft.training.features import TokenRecord
+from online_draft.training.shards import AnswerShards
 
 SHARD_RECORDS = 128
+_AHEAD = 2
+"""Requests in the engine for each that decodes, so that it never waits for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,22 @@ def answers_key(fingerprint: str, prompts: Sequence[tuple[int, ...]], config: An
     return digest.hexdigest()[:16]
 
 
+def answer_options(
+    fingerprint: str, prompts: Sequence[tuple[int, ...]], config: AnswerConfig
+) -> dict[str, Any]:
+    """What answers depend on, by name: as kept beside them and compared when they are used again."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(json.dumps(prompt).encode())
+    return {
+        "target": fingerprint,
+        "prompts": digest.hexdigest()[:16],
+        "max_new_tokens": config.max_new_tokens,
+        "temperatures": list(config.temperatures),
+        "seed": config.seed,
+    }
+
+
 def answer(
     loaded: LoadedTarget,
     prompts: Sequence[tuple[int, ...]],
@@ -56,113 +71,104 @@ def answer(
     config: AnswerConfig,
     progress: Callable[[int, int], None],
 ) -> list[TokenRecord]:
-    """Answer every prompt that fits the context, in the order of the prompts.
+    """Answer every prompt that fits the context, in the order of the prompts; all records in memory.
 
-    Shards in `directory` (made for `answers_key`) are used again and damaged ones made again; new ones are
-    written as answers finish. `progress(done, total)` is called after every step that finished an answer.
+    Shards in `directory` are used again and damaged ones made again; new ones are written as answers finish.
+    `progress(done, total)` is called after every step that finished an answer. Errors as `make_answers`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    done = _read_shards(directory)
-    context = loaded.config.max_position_embeddings
-    room = {index: min(config.max_new_tokens, context - len(ids)) for index, ids in enumerate(prompts)}
-    wanted = [index for index, ids in enumerate(prompts) if ids and room[index] > 1]
-    missing = [index for index in wanted if index not in done]
-    progress(len(wanted) - len(missing), len(wanted))
-    if missing:
-        longest = max(len(prompts[index]) + room[index] for index in missing)
-        rows = EngineConfig().prefill_rows
-        sizes = EngineConfig(
-            max_sequences=config.batch,
-            max_queue=len(missing),
-            kv_tokens=config.batch * (longest + 32),
-            step_rows=config.batch + rows,
-            prefill_rows_busy=rows,
-            tree_nodes=0,
-            feature_window=1,
-            kernels="wait",
-        )
-        engine = Engine(loaded, sizes)
-        for index in missing:
-            sampling = SamplingParams(
-                temperature=config.temperatures[index % len(config.temperatures)],
-                max_tokens=room[index],
-                seed=config.seed + index,
-            )
-            engine.add(GenerationRequest(str(index), prompts[index], sampling, speculate=False))
-        _run(engine, prompts, directory, config, done, lambda: progress(len(done), len(wanted)))
-    return [done[index] for index in wanted]
+    shards = make_answers(loaded, prompts, directory, config, progress)
+    return [shards.read(number) for number in shards.numbers()]
+
+
+def make_answers(
+    loaded: LoadedTarget,
+    prompts: Sequence[tuple[int, ...]],
+    directory: Path,
+    config: AnswerConfig,
+    progress: Callable[[int, int], None],
+    stop: Callable[[], object] = lambda: None,
+) -> AnswerShards:
+    """As `answer`, but records stay on disk. Ends early, with what is finished, once `stop()` is true.
+
+    ConfigError naming the option when `directory` holds answers of another target, of other prompts or made
+    with other settings.
+    """
+    shards = AnswerShards(directory, answer_options(loaded.fingerprint, prompts, config))
+    room = [_room(loaded, ids, config) for ids in prompts]
+    wanted = sum(tokens > 1 for tokens in room)
+    missing = [number for number, tokens in enumerate(room) if tokens > 1 and number not in shards]
+    progress(wanted - len(missing), wanted)
+    if missing and not stop():
+        longest = max(len(prompts[number]) + room[number] for number in missing)
+        engine = Engine(loaded, _engine_config(config, longest))
+        _run(engine, prompts, room, missing, shards, config, lambda done: progress(done, wanted), stop)
+    return shards
+
+
+def _room(loaded: LoadedTarget, ids: tuple[int, ...], config: AnswerConfig) -> int:
+    """Tokens that an answer may have; 0 where there is nothing to answer."""
+    return min(config.max_new_tokens, loaded.config.max_position_embeddings - len(ids)) if ids else 0
+
+
+def _engine_config(config: AnswerConfig, longest: int) -> EngineConfig:
+    rows = EngineConfig().prefill_rows
+    return EngineConfig(
+        max_sequences=config.batch,
+        max_queue=_AHEAD * config.batch,
+        kv_tokens=config.batch * (longest + 32),
+        step_rows=config.batch + rows,
+        prefill_rows_busy=rows,
+        tree_nodes=0,
+        feature_window=1,
+        kernels="wait",
+    )
 
 
 def _run(
     engine: Engine,
     prompts: Sequence[tuple[int, ...]],
-    directory: Path,
+    room: Sequence[int],
+    missing: Sequence[int],
+    shards: AnswerShards,
     config: AnswerConfig,
-    done: dict[int, TokenRecord],
-    report: Callable[[], None],
+    report: Callable[[int], None],
+    stop: Callable[[], object],
 ) -> None:
     outputs: dict[int, list[int]] = {}
-    fresh: list[int] = []
+    fresh: dict[int, TokenRecord] = {}
+    waiting = iter(missing)
+
+    def add_next() -> None:
+        for number in waiting:
+            sampling = SamplingParams(
+                temperature=config.temperatures[number % len(config.temperatures)],
+                max_tokens=room[number],
+                seed=config.seed + number,
+            )
+            outputs[number] = []
+            engine.add(GenerationRequest(str(number), prompts[number], sampling, speculate=False))
+            return
+
+    for _ in range(_AHEAD * config.batch):
+        add_next()
     try:
-        while engine.has_work:
+        while engine.has_work and not stop():
             before = len(fresh)
             for output in engine.step():
-                index = int(output.request_id)
-                outputs.setdefault(index, []).extend(output.token_ids)
+                number = int(output.request_id)
+                outputs[number].extend(output.token_ids)
                 if output.finish_reason is not None:
-                    temperature = config.temperatures[index % len(config.temperatures)]
-                    answered = tuple(outputs.pop(index))
-                    done[index] = TokenRecord(prompts[index], answered, temperature, seed=config.seed + index)
-                    fresh.append(index)
+                    temperature = config.temperatures[number % len(config.temperatures)]
+                    answered = tuple(outputs.pop(number))
+                    fresh[number] = TokenRecord(
+                        prompts[number], answered, temperature, seed=config.seed + number
+                    )
+                    add_next()
             if len(fresh) > before:
-                report()
+                report(len(shards) + len(fresh))
             if len(fresh) >= SHARD_RECORDS:
-                _write_shard(directory, {index: done[index] for index in fresh})
-                fresh.clear()
+                shards.write(fresh)
+                fresh = {}
     finally:
         if fresh:
-            _write_shard(directory, {index: done[index] for index in fresh})
-
-
-def _write_shard(directory: Path, records: dict[int, TokenRecord]) -> None:
-    """One safetensors file, named after its first record, complete or not there."""
-    tokens = [token for record in records.values() for token in (*record.prompt_ids, *record.output_ids)]
-    tensors = {
-        "index": torch.tensor(list(records)),
-        "tokens": torch.tensor(tokens, dtype=torch.int32),
-        "prompt_lengths": torch.tensor([len(record.prompt_ids) for record in records.values()]),
-        "output_lengths": torch.tensor([len(record.output_ids) for record in records.values()]),
-        "temperatures": torch.tensor(
-            [record.temperature for record in records.values()], dtype=torch.float64
-        ),
-        "seeds": torch.tensor([record.seed for record in records.values()]),
-    }
-    path = directory / f"shard-{next(iter(records)):08d}.safetensors"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
-
-
-def _read_shards(directory: Path) -> dict[int, TokenRecord]:
-    """All records on disk by prompt index; unreadable shards are left out."""
-    records: dict[int, TokenRecord] = {}
-    for path in sorted(directory.glob("shard-*.safetensors")):
-        try:
-            columns = {name: tensor.tolist() for name, tensor in load_file(path).items()}
-            tokens, at = columns["tokens"], 0
-            for index, prompt, output, temperature, seed in zip(
-                columns["index"],
-                columns["prompt_lengths"],
-                columns["output_lengths"],
-                columns["temperatures"],
-                columns["seeds"],
-                strict=True,
-            ):
-                split, end = at + prompt, at + prompt + output
-                records[index] = TokenRecord(
-                    tuple(tokens[at:split]), tuple(tokens[split:end]), temperature, seed=seed
-                )
-                at = end
-        except (SafetensorError, KeyError, ValueError):
-            path.unlink()
-    return records
+            shards.write(fresh)

@@ -4,139 +4,94 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from online_draft.errors import ArtifactError, ConfigError
-from online_draft.models.artifact import KINDS, load_drafter, new_drafter, save_drafter
+from online_draft.errors import ConfigError
+from online_draft.models.artifact import load_drafter, new_drafter, save_drafter
 from online_draft.models.loading import LoadedTarget, load_target
 from online_draft.registry.revision import git_revision
-from online_draft.training.answers import AnswerConfig, answer, answers_key
+from online_draft.training.answers import answers_key, make_answers
+from online_draft.training.batches import Batches
+from online_draft.training.card import evaluate, versions, write_card
+from online_draft.training.course import Course, CoursePlan, CourseState
+from online_draft.training.distill_config import (
+    DistillConfig,
+    DistillPaused,
+    DistillProgress,
+    DistillReport,
+    MethodReport,
+)
 from online_draft.training.features import TokenRecord
-from online_draft.training.prompts import read_prompts
-from online_draft.training.replay import mean_accepted_length, replayed_tau
-from online_draft.training.trainer import Trainer, TrainerConfig
+from online_draft.training.prompts import hash_prompts, iterate_prompts, read_prompts
+from online_draft.training.replay import replayed_tau
+from online_draft.training.shards import AnswerShards
+from online_draft.training.token_lists import TokenLists
+from online_draft.training.trainer import Trainer
+from online_draft.training.vocabulary import choose_draft_vocab, emitted_tokens
+
+__all__ = [
+    "DistillConfig",
+    "DistillPaused",
+    "DistillProgress",
+    "DistillReport",
+    "MethodReport",
+    "run",
+    "split",
+]
 
 _HELD_OUT_SHARE = 0.05
-_SAVE_EVERY_S = 60.0
-_TIMED_SLICES = 20
-"""After so many slices a budget in minutes is turned into steps."""
+_FINAL_RECORDS = 512
+"""Held-out records that the finished drafter is judged on, at most."""
 
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """One run of `distill`. With several methods each gets a directory of its own name below `out`.
-
-    `steps` micro-batches of `batch` records, or as many as `minutes` a method allow if that is less (the
-    learning rate's decay is shortened to fit; give `steps` alone to compare methods). `work` keeps answers
-    and training state (default: beside `out`); the same answers serve every method and later run.
-    `sizes` override Amphista's defaults. `resume` False starts training anew.
-    """
-
-    target: str
-    prompts: Path
-    out: Path
-    methods: tuple[str, ...] = ("amphista",)
-    steps: int = 1500
-    minutes: float | None = None
-    batch: int = 8
-    limit: int | None = None
-    answers: AnswerConfig = field(default_factory=AnswerConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    sizes: dict[str, Any] = field(default_factory=dict)
-    nodes: int = 16
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str = "float32"
-    work: Path | None = None
-    resume: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.methods or not set(self.methods) <= set(KINDS):
-            raise ConfigError(
-                "methods", f"must be of {', '.join(KINDS)}, got {', '.join(self.methods) or 'none'}"
-            )
-        for name in ("steps", "batch", "nodes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, f"must be at least 1, got {getattr(self, name)}")
-
-    @property
-    def work_directory(self) -> Path:
-        """Where answers and training state lie."""
-        return self.work if self.work is not None else self.out.with_name(self.out.name + ".work")
-
-    def drafter_directory(self, method: str) -> Path:
-        """Where a method's drafter goes."""
-        return self.out if len(self.methods) == 1 else self.out / method
-
-
-@dataclass(frozen=True, slots=True)
-class DistillProgress:
-    """`phase` is answer, train or evaluate; `loss` is a running mean while training."""
-
-    phase: str
-    method: str
-    done: int
-    total: int
-    loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MethodReport:
-    """One trained drafter; `tau` is replayed on held-out answers with `nodes` nodes a tree."""
-
-    method: str
-    directory: str
-    tau: float
-    steps: int
-    loss: float
-    train_seconds: float
-    parameters: int
-
-
-@dataclass(frozen=True, slots=True)
-class DistillReport:
-    """What a run did; plain values by `dataclasses.asdict`."""
-
-    target: str
-    fingerprint: str
-    prompts: int
-    answer_tokens: int
-    held_out: int
-    methods: tuple[MethodReport, ...]
+T = TypeVar("T")
+Stop = Callable[[], object]
 
 
 def run(
-    config: DistillConfig, progress: Callable[[DistillProgress], None], loaded: LoadedTarget | None = None
+    config: DistillConfig,
+    progress: Callable[[DistillProgress], None],
+    loaded: LoadedTarget | None = None,
+    stop: Stop = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> DistillReport:
     """Distill one or more drafters. An interrupted run goes on where it was; see `DistillConfig.work`.
 
-    Raises ConfigError for a setting, TargetError for the target. Blocks for the whole run.
+    `stop` is asked between two steps: "time" ends training and writes the drafter, anything else true raises
+    DistillPaused with everything saved. `say` gets a line now and then. Raises ConfigError for a setting,
+    TargetError for the target. Blocks for the whole run.
     """
     if loaded is None:
         loaded = load_target(config.target, config.device, getattr(torch, config.dtype))
-    prompts = [c.token_ids(loaded.tokenizer) for c in read_prompts(config.prompts, config.limit)]
+    prompts = _tokenized(config, loaded)
     key = answers_key(loaded.fingerprint, prompts, config.answers)
-    records = answer(
+    shards = make_answers(
         loaded,
         prompts,
         config.work_directory / f"answers-{key}",
         config.answers,
         lambda done, total: progress(DistillProgress("answer", "", done, total)),
+        stop,
     )
-    train, held_out = split([record for record in records if len(record.output_ids) > 1])
-    reports = [_distill(config, method, loaded, train, held_out, key, progress) for method in config.methods]
+    if stop():
+        raise DistillPaused(
+            f"stopped with {len(shards)} answers in {shards.directory}; run it again to go on"
+        )
+    numbers = [number for number in shards.numbers() if shards.lengths(number)[1] > 1]
+    train, held_out = _split(numbers, lambda number: prompts[number])
+    data = _Data(key, shards, train, held_out)
+    reports = [_distill(config, method, loaded, data, progress, stop, say) for method in config.methods]
     return DistillReport(
         target=loaded.name,
         fingerprint=loaded.fingerprint,
         prompts=len(prompts),
-        answer_tokens=sum(len(record.output_ids) for record in records),
+        answer_tokens=sum(shards.lengths(number)[1] for number in shards.numbers()),
         held_out=len(held_out),
         methods=tuple(reports),
     )
@@ -144,12 +99,43 @@ def run(
 
 def split(records: Sequence[TokenRecord]) -> tuple[list[TokenRecord], list[TokenRecord]]:
     """(train, held out) by a hash of the prompt, so that equal prompts stay together."""
-    if len(records) < 2:
-        raise ConfigError("prompts", f"{len(records)} answered prompts are too few to train and judge")
-    ranked = sorted(records, key=lambda record: _prompt_hash(record.prompt_ids))
-    count = max(1, round(_HELD_OUT_SHARE * len(ranked)))
-    while count < len(ranked) - 1 and ranked[count - 1].prompt_ids == ranked[count].prompt_ids:
+    return _split(records, lambda record: record.prompt_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """Answers on disk; `train` and `held_out` are numbers of prompts."""
+
+    key: str
+    shards: AnswerShards
+    train: list[int]
+    held_out: list[int]
+
+    def judges(self, most: int) -> tuple[list[TokenRecord], list[TokenRecord]]:
+        """Held-out records to choose weights by, and others to judge the chosen ones by (or the same, where
+        there are too few for both)."""
+        count = min(most, -(-len(self.held_out) // 2))
+        final = self.held_out[count : count + _FINAL_RECORDS] or self.held_out[:count]
+        read = self.shards.read
+        return [read(number) for number in self.held_out[:count]], [read(number) for number in final]
+
+
+def _tokenized(config: DistillConfig, loaded: LoadedTarget) -> TokenLists:
+    paths = config.prompt_paths
+    conversations = (
+        iterate_prompts(paths) if config.limit is None else iter(read_prompts(paths, config.limit))
+    )
+    return TokenLists(conversation.token_ids(loaded.tokenizer) for conversation in conversations)
+
+
+def _split(items: Sequence[T], prompt: Callable[[T], tuple[int, ...]]) -> tuple[list[T], list[T]]:
+    if len(items) < 2:
+        raise ConfigError("prompts", f"{len(items)} answered prompts are too few to train and judge")
+    hashed = sorted(((_prompt_hash(prompt(item)), place) for place, item in enumerate(items)))
+    count = max(1, round(_HELD_OUT_SHARE * len(items)))
+    while count < len(items) - 1 and hashed[count - 1][0] == hashed[count][0]:
         count += 1
+    ranked = [items[place] for _, place in hashed]
     return ranked[count:], ranked[:count]
 
 
@@ -157,78 +143,121 @@ def _distill(
     config: DistillConfig,
     method: str,
     loaded: LoadedTarget,
-    train: list[TokenRecord],
-    held_out: list[TokenRecord],
-    answers: str,
+    data: _Data,
     progress: Callable[[DistillProgress], None],
+    stop: Stop,
+    say: Callable[[str], None],
 ) -> MethodReport:
-    trainer = Trainer(
-        new_drafter(method, loaded.target, config.seed, **(config.sizes if method == "amphista" else {})),
-        loaded.target,
-        replace(config.trainer, decay_steps=config.trainer.decay_steps or config.steps, seed=config.seed),
+    shards = data.shards
+    ids_D = _draft_vocab(config, loaded, shards)
+    sizes = dict(config.sizes) if method == "amphista" else {}
+    drafter = new_drafter(method, loaded.target, config.seed, draft_vocab=ids_D, **sizes)
+    trainer_config = replace(
+        config.trainer, decay_steps=config.trainer.decay_steps or config.steps, seed=config.seed
     )
-    loss, seconds = _train(config, method, trainer, train, answers, progress)
-    progress(DistillProgress("evaluate", method, 0, len(held_out)))
+    trainer = Trainer(drafter, loaded.target, trainer_config)
+    lengths = [sum(shards.lengths(number)) for number in data.train]
+    batches = Batches(lengths, config.batch, trainer_config.max_tokens, config.pack, config.seed)
+    validation, final = data.judges(config.eval_records)
+    options = {
+        "answers": data.key,
+        "steps": config.steps,
+        "batch": config.batch,
+        "pack": config.pack,
+        "sizes": sizes,
+        "draft_vocab": config.draft_vocab,
+        "eval_every": config.eval_every,
+        "eval_records": config.eval_records,
+        "patience": config.patience,
+        "nodes": config.nodes,
+        "minutes": config.minutes,
+        "dtype": config.dtype,
+        "trainer": asdict(trainer_config),
+    }
+    course = Course(
+        CoursePlan(config.steps, config.eval_every, config.patience, config.nodes, config.minutes),
+        trainer,
+        batches,
+        lambda number: shards.read(data.train[number]),
+        validation,
+        _state_directory(config, method, options, say),
+        config.pack,
+    )
+
+    def report(state: CourseState, done: int, total: int) -> None:
+        tau = state.looks[-1][1] if state.looks else None
+        progress(DistillProgress("train", method, done, total, state.loss, tau))
+
+    finished = course.run(report, stop)
+    if not finished and (stop() != "time" or not trainer.steps):
+        raise DistillPaused(f"stopped at step {trainer.steps} of {config.steps}; run it again to go on")
+    ended = course.state.ended or "time"
+    progress(DistillProgress("evaluate", method, 0, len(final)))
+    best = course.best()
     directory = config.drafter_directory(method)
     provenance = {
         "made_by": "distill",
-        "prompts_sha256": hashlib.sha256(config.prompts.read_bytes()).hexdigest(),
-        "answers": {"key": answers, **asdict(config.answers)},
-        "records": {"train": len(train), "held_out": len(held_out)},
-        "tokens": sum(len(record.output_ids) for record in train),
+        "prompts": hash_prompts(config.prompt_paths),
+        "answers": {"key": data.key, **asdict(config.answers)},
+        "records": {"train": len(data.train), "held_out": len(data.held_out)},
+        "tokens": sum(shards.lengths(number)[1] for number in data.train),
         "steps": trainer.steps,
-        "batch": config.batch,
+        "best_step": course.state.best_step,
+        "ended": ended,
+        "options": json.loads(json.dumps(options)),
         "trainer": asdict(trainer.config),
+        "versions": versions(),
         "git_revision": git_revision(),
     }
-    save_drafter(trainer.candidate(), directory, loaded.fingerprint, provenance)
+    save_drafter(best, directory, loaded.fingerprint, provenance)
     # Judged as stored: rounded to bfloat16.
     stored = load_drafter(directory, loaded.target, loaded.fingerprint)
-    tau = mean_accepted_length(replayed_tau(stored, loaded.target, held_out, config.nodes))
-    evaluation = {"tau": tau, "nodes": config.nodes, "records": len(held_out)}
-    save_drafter(stored, directory, loaded.fingerprint, {**provenance, "evaluation": evaluation})
-    progress(DistillProgress("evaluate", method, len(held_out), len(held_out)))
-    parameters = sum(parameter.numel() for parameter in stored.parameters())
-    return MethodReport(method, str(directory), tau, trainer.steps, loss, seconds, parameters)
+    results = replayed_tau(stored, loaded.target, final, config.nodes)
+    evaluation = evaluate(final, results, config.nodes, course.state.looks)
+    brief = {name: evaluation[name] for name in ("tau", "nodes", "records")}
+    manifest = save_drafter(stored, directory, loaded.fingerprint, {**provenance, "evaluation": brief})
+    write_card(directory, loaded.name, manifest, evaluation)
+    progress(DistillProgress("evaluate", method, len(final), len(final)))
+    return MethodReport(
+        method=method,
+        directory=str(directory),
+        tau=evaluation["tau"],
+        steps=trainer.steps,
+        loss=course.state.loss,
+        train_seconds=course.seconds,
+        parameters=sum(parameter.numel() for parameter in stored.parameters()),
+        records=len(final),
+        best_step=course.state.best_step,
+        ended=ended,
+        draft_vocab=0 if ids_D is None else len(ids_D),
+    )
 
 
-def _train(
-    config: DistillConfig,
-    method: str,
-    trainer: Trainer,
-    records: list[TokenRecord],
-    answers: str,
-    progress: Callable[[DistillProgress], None],
-) -> tuple[float, float]:
-    """Train up to the budget; returns the running loss and the seconds of this run."""
-    settings = json.dumps([answers, config.batch, config.sizes, asdict(trainer.config)], sort_keys=True)
-    name = hashlib.sha256(settings.encode()).hexdigest()[:16]
-    state = config.work_directory / f"{method}-{name}.safetensors"
-    if config.resume and state.is_file():
-        try:
-            trainer.load(state)
-        except ArtifactError:
-            state.unlink()
-    started = saved = time.monotonic()
-    first, total = trainer.slices, config.steps
-    loss = float("nan")
-    try:
-        while (at := trainer.slices) < total:
-            if config.minutes is not None and at - first == _TIMED_SLICES:
-                pace = (time.monotonic() - started) / _TIMED_SLICES
-                total = min(total, first + max(_TIMED_SLICES + 1, int(60 * config.minutes / pace)))
-                trainer.decay_by(total)
-            chosen = Random(f"{config.seed}:{at}").sample(records, min(config.batch, len(records)))
-            metrics = trainer.slice(chosen)
-            if metrics.updated:
-                loss = metrics.loss if loss != loss else 0.95 * loss + 0.05 * metrics.loss
-            progress(DistillProgress("train", method, at + 1, total, loss))
-            if time.monotonic() - saved > _SAVE_EVERY_S:
-                trainer.save(state)
-                saved = time.monotonic()
-    finally:
-        trainer.save(state)
-    return loss, time.monotonic() - started
+def _draft_vocab(config: DistillConfig, loaded: LoadedTarget, shards: AnswerShards) -> Tensor | None:
+    counts = emitted_tokens(shards.outputs(), loaded.config.vocab_size)
+    return choose_draft_vocab(counts, config.draft_vocab, loaded.config.eos_token_ids)
+
+
+def _state_directory(
+    config: DistillConfig, method: str, options: dict[str, Any], say: Callable[[str], None]
+) -> Path:
+    """Where training with these options keeps its state. Says so if it was last done with other ones."""
+    text = json.dumps(options, sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    directory = config.work_directory / f"{method}-{name}"
+    if directory.is_dir() and not config.resume:
+        shutil.rmtree(directory)
+    if not directory.is_dir():
+        others = sorted(
+            config.work_directory.glob(f"{method}-*/options.json"), key=lambda p: p.stat().st_mtime
+        )
+        for path in others[-1:]:
+            before = json.loads(path.read_text())
+            differing = [key for key in options if before.get(key) != json.loads(text)[key]]
+            say(f"{method}: {', '.join(differing)} changed since {path.parent.name}; training starts anew")
+        directory.mkdir(parents=True)
+        (directory / "options.json").write_text(json.dumps(options, indent=2) + "\n")
+    return directory
 
 
 def _prompt_hash(prompt_ids: tuple[int, ...]) -> bytes:

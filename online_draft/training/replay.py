@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from online_draft.decoding.ranking import NoiseRanking
 from online_draft.decoding.tree import DraftTrees, build_trees
+from online_draft.decoding.trust import prior_trust
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
 from online_draft.training.features import Features, Record, extract
@@ -43,24 +46,29 @@ def replayed_tau(
     nodes: int = 16,
     width: int = 8,
     batch: int = 16,
+    noise_ranked: bool = True,
 ) -> list[ReplayResult]:
     """Walk the recorded tokens of each record through this drafter's trees, as the engine would.
 
-    Exact for greedy and for sampled records alike, since the output
-    is fixed by the record. `batch` records are prefilled and walked at a time.
+    Exact for greedy and for sampled records alike, since the output is fixed by the record. With
+    `noise_ranked`, trees of sampled records are ranked by the record's own noise, with the trust in it that
+    serving begins with. `batch` records are prefilled and walked at a time.
     """
     results: list[ReplayResult] = []
     for start in range(0, len(records), batch):
-        features = extract(target, records[start : start + batch])
-        results += replay_features(drafter, features, nodes, width)
+        features = extract(target, records[start : start + batch], layers=drafter.feature_layers)
+        results += replay_features(drafter, features, nodes, width, noise_ranked)
     return results
 
 
 @torch.inference_mode()
-def replay_features(drafter: Drafter, features: Features, nodes: int, width: int = 8) -> list[ReplayResult]:
+def replay_features(
+    drafter: Drafter, features: Features, nodes: int, width: int = 8, noise_ranked: bool = True
+) -> list[ReplayResult]:
     """`replayed_tau` on features at hand: all records walk in lockstep, one tree each per round."""
     heads = drafter.num_heads
-    context_BTCF = drafter.context(features.hidden_BTF, features.next_tokens_BT)
+    noise = _Noise(features, heads) if noise_ranked else None
+    context_BTCF = drafter.context(features.rows_BTX, features.next_tokens_BT)
     tokens_BT = torch.nn.functional.pad(features.tokens_BT, (0, heads))
     ends = features.lengths_B.tolist()
     roots = features.starts_B.tolist()
@@ -75,8 +83,9 @@ def replay_features(drafter: Drafter, features: Features, nodes: int, width: int
             return results
         row_S = torch.tensor(walking, device=tokens_BT.device)
         root_S = torch.tensor([roots[row] for row in walking], device=tokens_BT.device)
-        draft = drafter.draft_from(context_BTCF[row_S, root_S - 1])
-        trees = build_trees(draft, tokens_BT[row_S, root_S], nodes, width)
+        draft = drafter.draft_from(drafter.at(context_BTCF, row_S, root_S - 1))
+        ranking = None if noise is None else noise.ranking(walking, roots)
+        trees = build_trees(draft, tokens_BT[row_S, root_S], nodes, width, ranking)
         following_SK = tokens_BT[row_S.unsqueeze(1), root_S.unsqueeze(1) + depth_K]
         matches = _matched_depth(trees, following_SK).tolist()
         drafted = (trees.depth_SN * trees.valid_SN).amax(1).tolist()
@@ -86,6 +95,24 @@ def replay_features(drafter: Drafter, features: Features, nodes: int, width: int
             committed = min(matched + 1, left)
             roots[row] += committed
             _record(results[row], committed, accepted, depth)
+
+
+class _Noise:
+    """How the noise of sampled records ranks their trees."""
+
+    def __init__(self, features: Features, heads: int) -> None:
+        streams_B = features.streams_B
+        self._streams_B = None if streams_B is None else streams_B.cpu().numpy()
+        self._temperatures_B = features.temperatures_B.double().cpu().numpy()
+        self._trust_D = prior_trust(heads)
+
+    def ranking(self, rows: list[int], roots: list[int]) -> NoiseRanking | None:
+        """For some records, at their roots."""
+        temperature_S = self._temperatures_B[rows]
+        if self._streams_B is None or not temperature_S.any():
+            return None
+        position_S = np.array([roots[row] + 1 for row in rows], np.int64)
+        return NoiseRanking(temperature_S, self._streams_B[rows], position_S, self._trust_D)
 
 
 def _matched_depth(trees: DraftTrees, following_SK: Tensor) -> Tensor:

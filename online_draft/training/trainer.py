@@ -5,59 +5,38 @@ Shapes: B records, T positions, A anchors, K heads, V vocabulary, U teacher rows
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-from online_draft.errors import ArtifactError, ConfigError
+from online_draft.errors import ArtifactError
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
+from online_draft.models.trimming import token_places
 from online_draft.training.anchors import Anchors, sample_anchors
 from online_draft.training.features import Features, Record, extract
-from online_draft.training.losses import LOSS_KINDS, LossKind, depth_weights, row_losses
+from online_draft.training.losses import depth_weights, row_losses
+from online_draft.training.optimizer import build_optimizer, set_rate
+from online_draft.training.packing import Packed, extract_packed, pack_anchors
+from online_draft.training.trainer_config import TrainerConfig
+from online_draft.training.trainer_state import read_state, write_state
 
+__all__ = ["SliceMetrics", "Trainer", "TrainerConfig"]
 
-@dataclass(frozen=True, slots=True)
-class TrainerConfig:
-    """How to train. The learning rate rises over `warmup_steps` and, if `decay_steps` is set, falls along a
-    cosine to a twentieth at that step; a Markov term's tables, of which a step touches few rows, learn
-    `markov_rate` times as fast. `anchors` positions a record are trained on; `ema` 0 is off."""
-
-    learning_rate: float = 4e-3
-    markov_rate: float = 3.0
-    warmup_steps: int = 20
-    decay_steps: int = 0
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    anchors: int = 48
-    max_tokens: int = 512
-    depth_decay: float = 0.8
-    loss: LossKind = "kl+ce"
-    ema: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.loss not in LOSS_KINDS:
-            raise ConfigError("trainer.loss", f"{self.loss!r} is not one of {', '.join(LOSS_KINDS)}")
-        if not 0 <= self.ema < 1:
-            raise ConfigError("trainer.ema", f"must be at least 0 and below 1, got {self.ema}")
-        for name in ("learning_rate", "markov_rate", "clip_norm", "anchors", "max_tokens"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"trainer.{name}", f"must be positive, got {getattr(self, name)}")
+_LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
 class SliceMetrics:
-    """What one slice did: `updated` is False when it was skipped (nothing to learn, or values not finite)."""
+    """What one slice did: `updated` is False when it was skipped (nothing to learn, or values not finite),
+    and for all but the last slice of an update that takes several."""
 
     loss: float
     tokens: int
@@ -67,92 +46,109 @@ class SliceMetrics:
 
 
 class Trainer:
-    """Owns the optimiser of one drafter. Not thread-safe; `slice` mutates the drafter in place."""
+    """Owns the optimiser of one drafter. Not thread-safe; `slice` mutates the drafter in place.
 
-    def __init__(self, drafter: Drafter, target: Target, config: TrainerConfig | None = None) -> None:
+    A drafter in half precision becomes float32 and computes under autocast in the target's type; `candidate`
+    has the target's type again.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        target: Target,
+        config: TrainerConfig | None = None,
+        all_parameters: bool = True,
+    ) -> None:
+        """Trains all parameters that the drafter names; else only those that require a gradient already."""
         self.drafter = drafter
         self.target = target
         self.config = config or TrainerConfig()
         self.steps = 0
         self.skipped = 0
         """Updates thrown away because loss or gradient was not finite."""
-        drafter.requires_grad_(True).train()
-        self._named = dict(drafter.named_parameters())
-        fast = {name for name in self._named if name.startswith("markov")}
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for n, p in self._named.items() if n not in fast], "scale": 1.0},
-                {
-                    "params": [p for n, p in self._named.items() if n in fast],
-                    "scale": self.config.markov_rate,
-                },
-            ],
-            lr=self.config.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
+        self.slices = 0
+        """Slices that had something to learn, updates or not."""
+        if all_parameters:
+            drafter.requires_grad_(True)
+        drafter.train()
+        self._mixed = target.dtype in _LOW_PRECISION
+        if self._mixed:
+            drafter.float()
+        self._named = {name: p for name, p in drafter.named_parameters() if p.requires_grad}
+        self._optimizer = build_optimizer(self._named, self.config)
         self._generator = torch.Generator().manual_seed(self.config.seed)
         self._weights_K = depth_weights(drafter.num_heads, self.config.depth_decay, target.device)
         self._ema = {name: p.detach().clone() for name, p in self._named.items()} if self.config.ema else {}
-
-    @property
-    def slices(self) -> int:
-        """Slices that ended in an update or in a skipped one."""
-        return self.steps + self.skipped
+        self._place_V = token_places(drafter)
+        self._mass = 0.0
+        """Sum of the weights behind the gradients collected so far; nan if they must not be used."""
 
     def decay_by(self, steps: int) -> None:
         """Let the learning rate reach its floor at this step."""
         self.config = replace(self.config, decay_steps=steps)
 
     def slice(self, records: Sequence[Record]) -> SliceMetrics:
-        """One forward, backward and update on these records. Bad values leave all weights as they were."""
+        """One forward and backward on these records, and an update when it is time for one. Bad values leave
+        all weights as they were."""
         started = time.perf_counter()
         records = [record for record in records if len(record.output_ids) > 1]
         if not records:
             return SliceMetrics(math.nan, 0, math.nan, time.perf_counter() - started, updated=False)
-        features = extract(self.target, records, self.config.max_tokens)
+        features = extract(self.target, records, self.config.max_tokens, self.drafter.feature_layers)
         anchors = sample_anchors(features, self.config.anchors, self.drafter.num_heads, self._generator)
-        tokens = int((anchors.weights_BAK[..., 0] > 0).sum())
-        loss = self._loss(features, anchors)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.config.clip_norm)
-        loss_value, norm_value = float(loss.detach()), float(norm)
-        updated = math.isfinite(loss_value) and math.isfinite(norm_value) and tokens > 0
-        if updated:
-            self._update()
-        else:
-            self.skipped += 1
-        return SliceMetrics(loss_value, tokens, norm_value, time.perf_counter() - started, updated)
+        return self._learn(started, features, anchors)
 
+    def slice_packed(self, rows: Sequence[Sequence[Record]]) -> SliceMetrics:
+        """As `slice` on all these records, those of a row packed into one row of the batch: equal, but with
+        less padding."""
+        started = time.perf_counter()
+        kept = [[record for record in row if len(record.output_ids) > 1] for row in rows]
+        kept = [row for row in kept if row]
+        if not kept:
+            return SliceMetrics(math.nan, 0, math.nan, time.perf_counter() - started, updated=False)
+        packed = extract_packed(self.target, kept, self.config.max_tokens, self.drafter.feature_layers)
+        heads = self.drafter.num_heads
+        anchors = sample_anchors(packed.records, self.config.anchors, heads, self._generator)
+        return self._learn(started, packed.rows, pack_anchors(anchors, packed), packed)
+
+    @torch.no_grad()
     def candidate(self) -> Drafter:
         """A frozen copy of the drafter as it should be judged and published (EMA weights if kept)."""
+        learnt = {name: self._named[name].detach().clone() for name in self._ema}
+        self._set(self._ema)
         copy = self.drafter.clone()
-        if self._ema:
-            copy.load_state_dict(self._ema)
+        self._set(learnt)
+        if self._mixed:
+            copy.to(self.target.dtype)
         return copy.requires_grad_(False).eval()
 
-    def save(self, path: str | Path) -> None:
-        """Weights, optimiser, random state and counts in one safetensors file, replaced at once."""
-        path = Path(path)
+    def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
+        """Weights, optimiser, random state and counts in one safetensors file, replaced at once, with `extra`
+        (plain JSON) for `load` to give back."""
         tensors = {f"weight.{name}": tensor.detach() for name, tensor in self._named.items()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.items()}
         for name, parameter in self._named.items():
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = value
+            if parameter.grad is not None and self._part_done:
+                tensors[f"grad.{name}"] = parameter.grad
+        if self.drafter.draft_ids_V is not None:
+            tensors["draft_ids_V"] = self.drafter.draft_ids_V
         tensors["random"] = self._generator.get_state()
-        head = {"steps": self.steps, "skipped": self.skipped, "config": asdict(self.config)}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"trainer": json.dumps(head)})
-        os.replace(temporary, path)
+        head = {
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "slices": self.slices,
+            "mass": repr(self._mass),
+            "config": asdict(self.config),
+            "extra": extra or {},
+        }
+        write_state(Path(path), tensors, head)
 
-    def load(self, path: str | Path) -> None:
-        """Go on where `save` left off. Raises ArtifactError when the file doesn't fit this drafter."""
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Go on where `save` left off; gives its `extra`. ArtifactError when the file doesn't fit."""
         try:
-            with safe_open(path, framework="pt") as file:
-                head = json.loads((file.metadata() or {})["trainer"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors, head = read_state(Path(path))
             with torch.no_grad():
                 for name, parameter in self._named.items():
                     parameter.copy_(tensors[f"weight.{name}"])
@@ -163,46 +159,124 @@ class Trainer:
                             key: tensors[f"{key}.{name}"].to(parameter.device)
                             for key in ("step", "exp_avg", "exp_avg_sq")
                         }
+                    if f"grad.{name}" in tensors:
+                        parameter.grad = tensors[f"grad.{name}"].to(parameter.device)
+            if self._place_V is not None:
+                self.drafter.assign_draft_ids(tensors["draft_ids_V"])
+                self._place_V = token_places(self.drafter)
+            self._mass = float(head.get("mass", 0.0))
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"training state {path} can't be used: {error}") from error
         self._generator.set_state(tensors["random"])
         self.steps, self.skipped = int(head["steps"]), int(head["skipped"])
+        self.slices = int(head.get("slices", self.steps + self.skipped))
+        extra: dict[str, Any] = head.get("extra", {})
+        return extra
+
+    @property
+    def _part_done(self) -> bool:
+        """Whether gradients of an unfinished update are being collected."""
+        return self.slices % self.config.accumulate != 0
+
+    def _learn(
+        self, started: float, features: Features, anchors: Anchors, packed: Packed | None = None
+    ) -> SliceMetrics:
+        tokens = int((anchors.weights_BAK[..., 0] > 0).sum())
+        if not self._part_done:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._mass = 0.0
+        total, mass = self._sums(features, anchors, packed)
+        loss, norm = float(total.detach() / mass.clamp(min=1.0)), math.nan
+        if math.isfinite(loss) and tokens > 0:
+            total.backward()  # type: ignore[no-untyped-call]
+            self._mass += float(mass)
+        elif tokens > 0:
+            self._mass = math.nan
+        self.slices += 1
+        updated = False
+        if not self._part_done:
+            norm = self._clipped() if self._mass > 0 else math.nan
+            updated = math.isfinite(norm)
+            if updated:
+                self._update()
+            else:
+                self.skipped += 1
+        return SliceMetrics(loss, tokens, norm, time.perf_counter() - started, updated)
 
     def _loss(self, features: Features, anchors: Anchors) -> Tensor:
-        logits_BAKV = self.drafter.head_logits(
-            features.hidden_BTF, features.next_tokens_BT, anchors.positions_BA, anchors.parents_BAK
-        )
-        teacher_BAKV = self._teacher(features, anchors.teachers_BAK)
-        losses_BAK = row_losses(logits_BAKV, teacher_BAKV, anchors.labels_BAK, self.config.loss)
-        real_BAK = anchors.weights_BAK > 0
+        """The mean loss of a slice."""
+        total, mass = self._sums(features, anchors)
+        return total / mass.clamp(min=1.0)
+
+    def _sums(
+        self, features: Features, anchors: Anchors, packed: Packed | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sum of all losses, and the weight that it stands for."""
+        rows_BTX = features.rows_BTX
+        with torch.autocast(rows_BTX.device.type, dtype=rows_BTX.dtype, enabled=self._mixed):
+            logits_BAKV = self.drafter.head_logits(
+                rows_BTX.float() if self._mixed else rows_BTX,
+                features.next_tokens_BT,
+                anchors.positions_BA,
+                anchors.parents_BAK,
+                *(() if packed is None else (packed.first_BT,)),
+            )
+        if self._mixed:
+            logits_BAKV = logits_BAKV.float()
+        temperatures_BT = None if packed is None else packed.temperatures_BT
+        teacher_BAKV = self._teacher(features, anchors.teachers_BAK, temperatures_BT)
+        labels_BAK, real_BAK = anchors.labels_BAK, anchors.weights_BAK > 0
+        if self._place_V is not None:
+            # What can't be drafted isn't learnt: behind such a label no draft would have been accepted.
+            labels_BAK = self._place_V[labels_BAK]
+            real_BAK = real_BAK & (labels_BAK >= 0)
+            labels_BAK = labels_BAK.clamp(min=0)
+        losses_BAK = row_losses(logits_BAKV, teacher_BAKV, labels_BAK, self.config.loss)
         weighted = torch.where(real_BAK, losses_BAK * anchors.weights_BAK * self._weights_K, 0.0)
-        return weighted.sum() / (anchors.total_BK * self._weights_K).sum().clamp(min=1.0)
+        return weighted.sum(), (anchors.total_BK.sum(0) * self._weights_K.double()).sum()
 
     @torch.no_grad()
-    def _teacher(self, features: Features, positions_BAK: Tensor) -> Tensor:
-        """Log-probabilities of the target at the records' own temperature (1 for greedy ones)."""
+    def _teacher(
+        self, features: Features, positions_BAK: Tensor, temperatures_BT: Tensor | None = None
+    ) -> Tensor:
+        """Log-probabilities of the target at the records' own temperature (1 for greedy ones).
+
+        Of tokens that heads don't score they are left out and the others stay as they are: the mass that is
+        missing makes a divergence larger by what no head can change, and rows where little is left to learn
+        count for little.
+        """
         batch, length, size = features.hidden_BTF.shape
         rows_BAK = positions_BAK + torch.arange(batch, device=positions_BAK.device).view(-1, 1, 1) * length
         unique_U, inverse_BAK = torch.unique(rows_BAK, return_inverse=True)
         logits_UV = self.target.logits(features.hidden_BTF.reshape(-1, size)[unique_U])
-        temperature_B = torch.where(features.temperatures_B > 0, features.temperatures_B, 1.0)
-        logits_UV /= temperature_B[unique_U // length].unsqueeze(1)
-        return logits_UV.log_softmax(-1)[inverse_BAK]
+        if self._mixed:
+            logits_UV = logits_UV.float()
+        if temperatures_BT is None:
+            temperature_U = features.temperatures_B[unique_U // length]
+        else:
+            temperature_U = temperatures_BT.flatten()[unique_U]
+        logits_UV /= torch.where(temperature_U > 0, temperature_U, 1.0).unsqueeze(1)
+        logp_UV = logits_UV.log_softmax(-1)
+        if self.drafter.draft_ids_V is not None:
+            logp_UV = logp_UV[:, self.drafter.draft_ids_V]
+        return logp_UV[inverse_BAK]
+
+    def _clipped(self) -> float:
+        """Make the collected gradients those of the mean loss, and clip them; their norm before."""
+        gradients = [p.grad for p in self._named.values() if p.grad is not None]
+        torch._foreach_div_(gradients, max(self._mass, 1.0))
+        return float(torch.nn.utils.clip_grad_norm_(self._named.values(), self.config.clip_norm))
+
+    @torch.no_grad()
+    def _set(self, weights: dict[str, Tensor]) -> None:
+        for name, tensor in weights.items():
+            self._named[name].copy_(tensor)
 
     def _update(self) -> None:
         self.steps += 1
-        rate = self.config.learning_rate * self._schedule()
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
+        set_rate(self._optimizer, self.config, self.steps)
         self._optimizer.step()
         # Early averages forget the untrained weights faster.
         keep = min(self.config.ema, self.steps / (self.steps + 10))
         for name, average in self._ema.items():
             average.lerp_(self._named[name].detach(), 1 - keep)
-
-    def _schedule(self) -> float:
-        rise = min(1.0, self.steps / max(1, self.config.warmup_steps))
-        if not self.config.decay_steps:
-            return rise
-        done = min(1.0, self.steps / self.config.decay_steps)
-        return rise * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))

@@ -5,7 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 
 from online_draft.bench.decode.measure import measure
-from online_draft.bench.decode.options import DEFAULT_PROMPTS, EMBEDDED_DRAFTERS, METHODS, DecodeOptions
+from online_draft.bench.decode.options import (
+    DEFAULT_PROMPTS,
+    EMBEDDED_DRAFTERS,
+    METHODS,
+    PROMPTS,
+    DecodeOptions,
+    prompt_file,
+)
 from online_draft.bench.decode.report import print_report
 from online_draft.bench.files import write_json
 
@@ -19,4 +26,13 @@ def run(options: DecodeOptions, console: Console | None = None) -> int:
     return 1 if any(entry["changed_outputs"] for entry in report["methods"].values()) else 0
 
 
-__all__ = ["DEFAULT_PROMPTS", "EMBEDDED_DRAFTERS", "METHODS", "DecodeOptions", "measure", "run"]
+__all__ = [
+    "DEFAULT_PROMPTS",
+    "EMBEDDED_DRAFTERS",
+    "METHODS",
+    "PROMPTS",
+    "DecodeOptions",
+    "measure",
+    "prompt_file",
+    "run",
+]

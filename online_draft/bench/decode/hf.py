@@ -44,7 +44,7 @@ class HfMethod:
 
     def speculation(self) -> dict[str, Any]:
         """Transformers has no such policy."""
-        return {"calibration": None, "buckets": None}
+        return {"calibration": None, "buckets": None, "ngram": None}
 
     def _generate(self, requests: Sequence[GenerationRequest]) -> list[list[int]]:
         longest = max(len(request.prompt_ids) for request in requests)

@@ -87,6 +87,7 @@ def measure(options: DecodeOptions, console: Console) -> dict[str, Any]:
         **machine_facts(options.device),
         "batch": options.batch,
         "temperature": options.temperature,
+        "noise_ranked": options.noise_ranked,
         "prompts": len(conversations),
         "skipped": skipped,
         "repeat": options.repeat,

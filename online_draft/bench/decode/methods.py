@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from online_draft.bench.decode.hf import HfMethod
-from online_draft.bench.decode.options import EMBEDDED_DRAFTERS, HF_METHODS, DecodeOptions
+from online_draft.bench.decode.options import EMBEDDED_DRAFTERS, HF_METHODS, NGRAM, DecodeOptions, heads_of
 from online_draft.bench.synthetic import PREFIX, SyntheticDrafter, parse_tau
 from online_draft.core import GenerationRequest, SpeculationCounts
 from online_draft.decoding.config import EngineConfig
@@ -39,7 +39,7 @@ class Method(Protocol):
         ...
 
     def speculation(self) -> dict[str, Any]:
-        """The policy's `calibration` and `buckets`, null where there is no policy."""
+        """The policy's `calibration` and `buckets`, the n-gram memory's `ngram`; null where there is none."""
         ...
 
 
@@ -75,7 +75,7 @@ class EngineMethod:
     def speculation(self) -> dict[str, Any]:
         """What the engine's policy saw and chose, warm-up included."""
         found = self.engine.speculation_report() if self._speculate else {}
-        return {name: found.get(name) for name in ("calibration", "buckets")}
+        return {name: found.get(name) for name in ("calibration", "buckets", "ngram")}
 
 
 def new_method(name: str, options: DecodeOptions, loaded: LoadedTarget) -> Method:
@@ -90,6 +90,8 @@ def new_method(name: str, options: DecodeOptions, loaded: LoadedTarget) -> Metho
         tree_nodes=options.tree_nodes,
         prefix_cache=False,  # repeats must not find the prompts of the one before
         speculation=options.speculation,
+        noise_ranked=options.noise_ranked,
+        ngram=name.endswith(NGRAM),
         kernels=options.kernels,
         threads=torch.get_num_threads(),
     )
@@ -99,10 +101,13 @@ def new_method(name: str, options: DecodeOptions, loaded: LoadedTarget) -> Metho
     if name.startswith(PREFIX):
         drafter = new_synthetic(name, engine, loaded)
         return EngineMethod(engine, speculate=True, synthetic=drafter)
-    path = options.drafters.get(name)
+    if name == NGRAM:
+        return EngineMethod(engine, speculate=True)
+    heads = heads_of(name)
+    path = options.drafters.get(heads)
     if path is None and options.target != "embedded":
-        raise ConfigError("drafter", f"name the drafter to measure: --drafter {name}=DIR")
-    path = path or DRAFTERS_DIR / EMBEDDED_DRAFTERS[name]
+        raise ConfigError("drafter", f"name the drafter to measure: --drafter {heads}=DIR")
+    path = path or DRAFTERS_DIR / EMBEDDED_DRAFTERS[heads]
     engine.set_drafter(load_drafter(path, loaded.target, loaded.fingerprint), name)
     return EngineMethod(engine, speculate=True)
 

@@ -9,9 +9,14 @@ from typing import Literal
 from online_draft.bench.synthetic import PREFIX, parse_tau
 from online_draft.errors import ConfigError
 
-DEFAULT_PROMPTS = Path(__file__).parents[1] / "prompts" / "default.jsonl"
+_SHIPPED = Path(__file__).parents[1] / "prompts"
+DEFAULT_PROMPTS = _SHIPPED / "default.jsonl"
+PROMPTS = {"default": DEFAULT_PROMPTS, "copying": _SHIPPED / "copying.jsonl"}
+"""Prompt files that ship. `copying` asks for what stands in the prompt, changed a little or not at all."""
 METHODS = ("plain", "medusa", "amphista")
 """What runs unless others are named."""
+NGRAM = "ngram"
+"""Alone: the n-gram memory without heads; behind a method and a plus: beside its heads."""
 
 EMBEDDED_DRAFTERS = {"medusa": "medusa", "amphista": "baseline"}
 """The embedded target's drafter of each method."""
@@ -19,9 +24,20 @@ EMBEDDED_DRAFTERS = {"medusa": "medusa", "amphista": "baseline"}
 HF_METHODS = ("hf-generate", "hf-prompt-lookup")
 
 
+def heads_of(method: str) -> str:
+    """The method whose heads draft, without the n-gram memory beside them."""
+    return method.removesuffix(f"+{NGRAM}")
+
+
+def prompt_file(name: str) -> Path:
+    """A prompt file by its path, or by its name where it ships."""
+    return PROMPTS.get(name, Path(name))
+
+
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """Options of `bench decode`. `drafters` maps a method to a drafter directory other than the default."""
+    """Options of `bench decode`. `drafters` maps a method to a drafter directory other than the default, for
+    that method with n-grams too."""
 
     target: str = "embedded"
     methods: tuple[str, ...] = METHODS
@@ -37,6 +53,7 @@ class DecodeOptions:
     repeat: int = 3
     tree_nodes: int = 16
     speculation: Literal["auto", "always", "off"] = "auto"
+    noise_ranked: bool = True
     kernels: Literal["wait", "off"] = "wait"
     json_path: Path | None = None
 
@@ -59,7 +76,7 @@ class DecodeOptions:
         if self.limit is not None and self.limit < 1:
             raise ConfigError("limit", f"must be at least 1, got {self.limit}")
         for method in self.drafters:
-            if method not in self.methods or method not in EMBEDDED_DRAFTERS:
+            if method not in map(heads_of, self.methods) or method not in EMBEDDED_DRAFTERS:
                 raise ConfigError("drafter", f"{method} is no method of this run that takes a drafter")
         if "hf-prompt-lookup" in self.methods:
             if self.batch != 1:
@@ -70,7 +87,8 @@ class DecodeOptions:
                 )
 
     def _check_methods(self) -> None:
-        accepted = (*METHODS, *HF_METHODS)
+        joined = [f"{method}+{NGRAM}" for method in EMBEDDED_DRAFTERS]
+        accepted = (*METHODS, NGRAM, *joined, *HF_METHODS)
         unknown = [m for m in self.methods if m not in accepted and not m.startswith(PREFIX)]
         if unknown or not self.methods:
             named = ", ".join(unknown) or "none"

@@ -8,7 +8,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from online_draft.bench.decode.options import HF_METHODS
+from online_draft.bench.decode.options import HF_METHODS, heads_of
 from online_draft.bench.stats import middle, paired_ratios, spread
 
 if TYPE_CHECKING:
@@ -19,12 +19,13 @@ def method_entry(name: str, run: MethodRun, rates: dict[str, list[float]]) -> di
     """A method's entry in the JSON.
 
     Rates are medians over repeats, `spread` their range; `speedup` (over plain) and `over` (over
-    transformers' methods) are medians of the ratios of the same repeat.
+    transformers' methods, and over the same heads without n-grams) are medians of the ratios of the same
+    repeat. `by_source` says whose guess the tokens were; one a step is the target's own.
     """
     counts = run.method.counts
     tau = counts.committed / max(1, counts.steps)
     ratios = paired_ratios(run.rates, rates["plain"]) if "plain" in rates else []
-    others = [other for other in HF_METHODS if other in rates and other != name]
+    others = [other for other in (heads_of(name), *HF_METHODS) if other in rates and other != name]
     speedup = middle(ratios)
     return {
         "tokens": sum(run.tokens),
@@ -35,6 +36,11 @@ def method_entry(name: str, run: MethodRun, rates: dict[str, list[float]]) -> di
         "acceptance_by_depth": [
             round(a / t, 3) if t else None for a, t in zip(counts.accepted, counts.tried, strict=True)
         ],
+        "by_source": {
+            "target": counts.committed - counts.accepted_tokens,
+            "heads": counts.accepted_tokens - sum(counts.ngram_accepted),
+            "ngram": sum(counts.ngram_accepted),
+        },
         "speedup": speedup,
         "speedup_spread": spread(ratios),
         "speedup_over_tau": None if speedup is None or not tau else round(speedup / tau, 3),

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from online_draft.bench.decode.methods import new_synthetic
-from online_draft.bench.decode.options import DEFAULT_PROMPTS
+from online_draft.bench.decode.options import DEFAULT_PROMPTS, NGRAM
 from online_draft.bench.load.clients import LoadRun, drive
 from online_draft.bench.load.options import TRACE_REQUESTS, LoadOptions
 from online_draft.bench.load.report import MODES, Runs, load_report
@@ -153,12 +153,15 @@ def _pair(options: LoadOptions, loaded: LoadedTarget, work: Sequence[Work], sequ
         tree_nodes=options.tree_nodes,
         prefix_cache=False,  # repeats must not find the prompts of the one before
         speculation=options.speculation,
+        ngram=not options.synthetic,
         kernels=options.kernels,
         threads=torch.get_num_threads(),
     )
     plain, speculative = Engine(loaded, config), Engine(loaded, config)
     if options.drafter is not None and options.synthetic:
         return Pair(plain, speculative, new_synthetic(options.drafter, speculative, loaded))
+    if options.drafter == NGRAM:
+        return Pair(plain, speculative, None)
     path = DRAFTERS_DIR / "baseline" if options.drafter is None else Path(options.drafter)
     speculative.set_drafter(load_drafter(path, loaded.target, loaded.fingerprint), path.name)
     return Pair(plain, speculative, None)

@@ -18,10 +18,10 @@ TRACE_REQUESTS = 256
 class LoadOptions:
     """Options of `bench load`.
 
-    `drafter` is a directory or `synthetic:τ`; None is the embedded baseline. `requests` is how many one
-    measurement answers: by default six per client, at least 64; for a trace its first 256 rows. With a
-    `trace` arrivals and lengths are the trace's, `speedup` times as fast, and no clients are simulated.
-    `speculation` and `kernels` are the engines' (`EngineConfig`); plain runs never draft.
+    `drafter` is a directory, `ngram` (no heads) or `synthetic:τ`; None is the embedded baseline. `requests`
+    is how many one measurement answers: by default six per client, at least 64; for a trace its first 256
+    rows. With a `trace` arrivals and lengths are the trace's, `speedup` times as fast, and no clients are
+    simulated. `speculation` and `kernels` are the engines' (`EngineConfig`); plain runs never draft.
     """
 
     target: str = "embedded"
@@ -86,8 +86,6 @@ class LoadOptions:
         if len(set(self.clients)) < len(self.clients):
             raise ConfigError("concurrency", "a number is named twice")
         if self.drafter is None and self.target != "embedded":
-            raise ConfigError(
-                "drafter", "name the drafter to measure: --drafter DIR or --drafter synthetic:τ"
-            )
+            raise ConfigError("drafter", "name the drafter to measure: --drafter DIR, ngram or synthetic:τ")
         if self.drafter is not None and self.synthetic:
             parse_tau(self.drafter)

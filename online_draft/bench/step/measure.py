@@ -118,6 +118,7 @@ def step_engine(
         tree_nodes=rows - 1,
         tree_width=max(8, -(-(rows - 1) // heads)),
         speculation="always",
+        ngram=False,
         kernels=options.kernels,
         threads=torch.get_num_threads(),
     )

@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from online_draft.models.adapters.stack import AdapterStack
 from online_draft.models.amphista import Amphista
 from online_draft.models.amphista_serving import AmphistaServing
 from online_draft.models.native.pack import Packing, Weights
 from online_draft.models.native.pool import Pool, own
+from online_draft.models.native.scratch import Scratch
 from online_draft.models.ring import FeatureRing
 
 
@@ -32,7 +35,7 @@ class NativeAmphista:
         pool: Pool,
         lm_head: Tensor | None = None,
     ) -> None:
-        """`lm_head` is the target's where it is packed in the same way; else it is packed here."""
+        """`lm_head` is the target's where it is packed in the same way; else what heads score is packed."""
         c = self.config = drafter.config
         library, name = packing.library, packing.name
         self._state = state
@@ -50,7 +53,10 @@ class NativeAmphista:
         weights.give(packing.plain(drafter.join.weight) if c.stages else None)
         residual_KOI = drafter.residual_KFF.detach().transpose(1, 2)
         weights.give(torch.cat([packing.plain(residual_OI) for residual_OI in residual_KOI]))
-        weights.give(packing.plain(drafter.shared.lm_head_VF) if lm_head is None else lm_head)
+        own_VF = drafter.draft_head_VF()
+        if lm_head is None or own_VF is not None:
+            lm_head = packing.plain(drafter.shared.lm_head_VF if own_VF is None else own_VF)
+        weights.give(lm_head)
         self._weights = weights
         self._memory = np.array([kv.data_ptr() for kv in state.kv] or [0], dtype=np.int64)
         sizes = np.array(
@@ -59,7 +65,7 @@ class NativeAmphista:
                 c.attention_heads,
                 c.intermediate_size,
                 c.num_heads,
-                c.vocab_size,
+                c.scored,
                 c.stages,
                 c.block_layers,
                 c.features,
@@ -78,8 +84,12 @@ class NativeAmphista:
         own(self, getattr(library, f"od_amphista_free_{name}"), self._handle)
         self._draft = getattr(library, f"od_amphista_draft_{name}")
         self._rebuild = getattr(library, f"od_amphista_rebuild_{name}")
-        self._arguments = np.zeros(10, dtype=np.int64)
+        self._arguments = np.zeros(13, dtype=np.int64)
+        self._stack: tuple[AdapterStack, NDArray[np.int64]] | None = None
         self._address = self._arguments.ctypes.data
+        self._index = Scratch()
+        self._position_address = state.position_SL.ctypes.data
+        self._memory_address = self._memory.ctypes.data
 
     def logits(self, ring: FeatureRing, slots: Sequence[int]) -> Tensor:
         """Logits [S, K, V] of all heads at the newest row of each slot, without the Markov term.
@@ -97,7 +107,7 @@ class NativeAmphista:
         ends = [ring.end[slot] for slot in slots]
         firsts = [min(state.end[slot], end - 1) for slot, end in zip(slots, ends, strict=True)]
         logits_SKV = torch.empty(
-            len(slots), self.config.num_heads, self.config.vocab_size, dtype=ring.hidden_RF.dtype
+            len(slots), self.config.num_heads, self.config.scored, dtype=ring.hidden_RF.dtype
         )
         self._call(self._draft, ring, slots, firsts, ends, logits_SKV)
         state.note(ring, slots)
@@ -113,18 +123,37 @@ class NativeAmphista:
         logits_SKV: Tensor | None,
     ) -> None:
         count = len(slots)
-        index_3S = np.array([slots, firsts, ends], dtype=np.int64)
-        base, stride = index_3S.ctypes.data, 8 * count
+        stack = self._state.adapters
+        places = [] if stack is None else [self._state.place[slot] for slot in slots]
+        adapted = any(places)
+        self._index.take(4 * count)[: 3 * count + len(places)] = [*slots, *firsts, *ends, *places]
+        base, stride = self._index.address, 8 * count
         self._arguments[:] = (
             count,
             base,
             base + stride,
             base + 2 * stride,
-            self._state.position_SL.ctypes.data,
+            self._position_address,
             ring.hidden_RF.data_ptr(),
             ring.next_tokens_R.data_ptr(),
-            self._memory.ctypes.data,
+            self._memory_address,
             0 if logits_SKV is None else logits_SKV.data_ptr(),
             ring.window,
+            base + 3 * stride if adapted else 0,
+            *(self._sites(stack) if stack is not None and adapted else (0, 0)),
         )
         function(self._handle, self._address)
+
+    def _sites(self, stack: AdapterStack) -> tuple[int, int]:
+        """Address of the table of a stack's weights, and their rank. They never move."""
+        if self._stack is None or self._stack[0] is not stack:
+            c = self.config
+            layers = [f"stages.{i}" for i in range(c.stages)] + [f"block.{i}" for i in range(c.block_layers)]
+            names = [f"{layer}.{name}" for layer in layers for name in ("qkv", "out", "gate_up", "down")]
+            pairs = [
+                0 if name not in tensors else tensors[name].data_ptr()
+                for name in (*names, "join", "residual")
+                for tensors in (stack.down_PGRI, stack.up_PGRO)
+            ]
+            self._stack = stack, np.array(pairs, dtype=np.int64)
+        return self._stack[1].ctypes.data, stack.rank

@@ -22,7 +22,7 @@ from online_draft.models.native.commit import NativeCommit
 from online_draft.models.native.pack import NAMES, Packing
 from online_draft.models.native.pool import Pool
 from online_draft.models.native.target import FlatBatch, NativeTarget
-from online_draft.models.native.trees import NativeTrees, TreeArrays
+from online_draft.models.native.trees import NativeTrees, Ranking, TreeArrays
 from online_draft.models.ring import FeatureRing
 from online_draft.models.target import Target
 
@@ -73,7 +73,8 @@ class NativeBackend:
 
 
 class NativeDrafting:
-    """From the feature ring to trees: Amphista's heads compiled, other drafters' in torch, trees compiled.
+    """From the feature ring to trees: trees compiled, and Amphista's heads where the kernels have all of its
+    parts; other heads in torch.
 
     In float32 a drafter's weights are stored as bfloat16: that changes drafts a little and outputs never.
     """
@@ -86,12 +87,19 @@ class NativeDrafting:
         self._dtype = target.dtype
         packing = Packing(library, target.dtype, half=True)
         self._heads: NativeAmphista | None = None
-        if isinstance(drafter, Amphista) and isinstance(state, AmphistaServing):
-            self._heads = NativeAmphista(packing, drafter, state, pool, target.drafting_head())
-        self._trees = NativeTrees(packing, pool, drafter.markov)
+        if isinstance(drafter, Amphista) and isinstance(state, AmphistaServing) and drafter.config.compiled:
+            whole = target.drafting_head() if drafter.draft_ids_V is None else None
+            self._heads = NativeAmphista(packing, drafter, state, pool, whole)
+        self._trees = NativeTrees(packing, pool, drafter.markov, drafter.draft_ids_V)
 
     def trees(
-        self, ring: FeatureRing, slots: Sequence[int], roots: Sequence[int], nodes: int, width: int
+        self,
+        ring: FeatureRing,
+        slots: Sequence[int],
+        roots: Sequence[int],
+        nodes: int,
+        width: int,
+        ranking: Ranking | None = None,
     ) -> TreeArrays:
         """One tree for each slot, whose newest token is its root."""
         if self._heads is not None:
@@ -100,7 +108,7 @@ class NativeDrafting:
             with _one_torch_thread():
                 logits_SKV = self._drafter.draft(self._state, ring, slots).base_logits_SKV
             logits_SKV = logits_SKV.to(self._dtype).contiguous()
-        return self._trees.build(logits_SKV, roots, nodes, width)
+        return self._trees.build(logits_SKV, roots, nodes, width, ranking)
 
 
 _known: WeakKeyDictionary[Target, tuple[int, NativeTarget]] = WeakKeyDictionary()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,22 +19,25 @@ from torch import Tensor
 from online_draft.models.kv import KVCache
 from online_draft.models.native.pack import NAMES, Packing, Weights, fits_bfloat16
 from online_draft.models.native.pool import Pool, own
+from online_draft.models.native.scratch import Scratch
 from online_draft.models.target import Target
+
+Integers = Sequence[int] | NDArray[np.integer[Any]]
 
 
 @dataclass(slots=True)
 class FlatBatch:
     """The rows of a step as the kernels take them.
 
-    `groups_G5` int64, one line a sequence: (row of the slot table, tokens in the cache, rows, 1 for a tree or
-    0 for a prompt chunk, first row). `parents_N` int32 holds a tree row's parent within its group, -1 at the
-    root. `logit_rows_M` None: every row gives logits.
+    `groups_G5`, one line a sequence: (row of the slot table, tokens in the cache, rows, 1 for a tree or 0 for
+    a prompt chunk, first row). `parents_N` holds a tree row's parent within its group, -1 at the root; empty
+    where there is no tree. `logit_rows_M` None: every row gives logits.
     """
 
-    tokens_N: NDArray[np.int64]
-    parents_N: NDArray[np.int32]
-    groups_G5: NDArray[np.int64]
-    logit_rows_M: NDArray[np.int64] | None = None
+    tokens_N: Integers
+    parents_N: Integers
+    groups_G5: Sequence[tuple[int, int, int, int, int]] | NDArray[np.int64]
+    logit_rows_M: Integers | None = None
 
 
 class NativeTarget:
@@ -125,33 +130,44 @@ class NativeTarget:
         self._sample = getattr(library, f"od_sample_{NAMES[self.dtype]}")
         self._arguments = np.zeros(14, dtype=np.int64)
         self._address = self._arguments.ctypes.data
+        self._numbers = Scratch()
+        self._parents = Scratch(np.int32)
 
-    def step(self, batch: FlatBatch, table: Tensor, kv: KVCache) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+    def step(self, batch: FlatBatch, table: Tensor, kv: KVCache) -> tuple[Tensor, Tensor, list[int]]:
         """One step: final hidden states [N, F], logits [M, V] and the first best token [M] of each row.
 
         Writes the rows' K/V into their slots. `table` int64 [sequences, positions] gives the slots.
         """
-        rows = batch.tokens_N.shape[0]
+        rows, groups = len(batch.tokens_N), len(batch.groups_G5)
         chosen = batch.logit_rows_M
-        count = rows if chosen is None else chosen.shape[0]
+        count = rows if chosen is None else len(chosen)
+        numbers = self._numbers.take(rows + 5 * groups + 2 * count)
+        numbers[:rows] = batch.tokens_N
+        numbers[rows : rows + 5 * groups].reshape(-1, 5)[:] = batch.groups_G5
+        best_M = numbers[rows + 5 * groups : rows + 5 * groups + count]
+        if chosen is not None:
+            numbers[rows + 5 * groups + count :] = chosen
+        parents_N = self._parents.take(rows)
+        parents_N[:] = batch.parents_N if len(batch.parents_N) else -1
+        tokens = self._numbers.address
+        best = tokens + 8 * (rows + 5 * groups)
         hidden_NF = torch.empty(rows, self.config.hidden_size, dtype=self.dtype)
         logits_MV = torch.empty(count, self.config.vocab_size, dtype=self.dtype)
-        best_M = np.empty(count, dtype=np.int64)
         self._arguments[:] = (
             rows,
-            batch.groups_G5.shape[0],
-            batch.tokens_N.ctypes.data,
-            batch.parents_N.ctypes.data,
-            batch.groups_G5.ctypes.data,
+            groups,
+            tokens,
+            self._parents.address,
+            tokens + 8 * rows,
             table.data_ptr(),
             table.stride(0),
             kv.pairs.data_ptr(),
             kv.num_slots,
             hidden_NF.data_ptr(),
             count,
-            0 if chosen is None else chosen.ctypes.data,
+            0 if chosen is None else best + 8 * count,
             logits_MV.data_ptr(),
-            best_M.ctypes.data,
+            best,
         )
         self._step(self._handle, self._address)
-        return hidden_NF, logits_MV, best_M
+        return hidden_NF, logits_MV, best_M.tolist()

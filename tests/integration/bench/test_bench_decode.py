@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from online_draft.bench.decode import DEFAULT_PROMPTS
+from online_draft.bench.decode import PROMPTS
 from online_draft.cli import app
 from online_draft.training.prompts import read_prompts
 
@@ -27,13 +27,38 @@ METHOD_FIELDS = {
     "over",
     "calibration",
     "buckets",
+    "by_source",
+    "ngram",
 }
 
 
-def test_at_least_200_prompts_ship_and_no_two_are_alike() -> None:
-    prompts = read_prompts(DEFAULT_PROMPTS)
-    assert len(prompts) >= 200
+@pytest.mark.parametrize(("name", "least"), [("default", 200), ("copying", 40)])
+def test_many_prompts_ship_and_no_two_are_alike(name: str, least: int) -> None:
+    prompts = read_prompts(PROMPTS[name])
+    assert len(prompts) >= least
     assert len({str(p.messages) for p in prompts}) == len(prompts)
+
+
+def test_the_ngram_memory_is_measured_alone_and_beside_heads(tmp_path: Path) -> None:
+    """On prompts whose answers repeat them it commits several tokens a step, untrained."""
+    out = tmp_path / "out.json"
+    methods = ["plain", "ngram", "amphista", "amphista+ngram"]
+    arguments = ["bench", "decode", "--prompts", "copying", "--methods", ",".join(methods), "--limit", "8"]
+    arguments += ["--repeat", "1", "--threads", "1", "--speculation", "always", "--json", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    entries = json.loads(out.read_text())["methods"]
+    assert list(entries) == methods
+    for name, entry in entries.items():
+        assert set(entry) == METHOD_FIELDS
+        assert entry["changed_outputs"] == 0 and entry["tokens"] == entries["plain"]["tokens"]
+        assert sum(entry["by_source"].values()) == entry["tokens"]
+        assert (entry["ngram"] is not None) == ("ngram" in name)
+    tau = {name: entry["mean_accepted_length"] for name, entry in entries.items()}
+    assert tau["ngram"] > 2.0
+    assert tau["amphista+ngram"] > 1.1 * tau["amphista"]
+    assert entries["ngram"]["by_source"]["heads"] == entries["amphista"]["by_source"]["ngram"] == 0
+    assert set(entries["amphista+ngram"]["over"]) == {"amphista"}
 
 
 def test_report_has_the_frozen_fields_and_drafting_pays_in_steps(tmp_path: Path) -> None:

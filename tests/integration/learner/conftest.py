@@ -96,7 +96,7 @@ class Service:
         place = ControlPlace(self.traffic.loaded.fingerprint, self.place.store, self.redis.url)
         return ControlLoop(place, ControlConfig())
 
-    def run(self, loop: LearnerLoop, until: Callable[[], object], seconds: float = 30) -> None:
+    def run(self, loop: LearnerLoop, until: Callable[[], object], seconds: float = 60) -> None:
         """Tick while the one replica says that it is idle, until the condition holds."""
         deadline = time.monotonic() + seconds
         while not until():

@@ -28,6 +28,8 @@ LOOKUP = ("plain", "hf-prompt-lookup")
         (DecodeOptions(methods=LOOKUP, batch=2), "batch"),
         (DecodeOptions(methods=LOOKUP, temperature=0.5), "temperature"),
         (DecodeOptions(drafters={"plain": Path()}), "drafter"),
+        (DecodeOptions(methods=("ngram",), drafters={"ngram": Path()}), "drafter"),
+        (DecodeOptions(methods=("plain", "plain+ngram")), "methods"),
         (DecodeOptions(repeat=0), "repeat"),
         (DecodeOptions(max_new_tokens=0), "max-new-tokens"),
         (DecodeOptions(temperature=-1.0), "temperature"),

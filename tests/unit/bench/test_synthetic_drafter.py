@@ -14,7 +14,7 @@ from online_draft.decoding.engine import Engine
 from online_draft.errors import ConfigError
 from online_draft.models.ring import FeatureRing
 
-CONFIG = EngineConfig(max_sequences=4, max_queue=16, tree_nodes=8, speculation="always")
+CONFIG = EngineConfig(max_sequences=4, max_queue=16, tree_nodes=8, speculation="always", ngram=False)
 
 
 def requests(temperature: float = 0.0, tokens: int = 400) -> list[GenerationRequest]:

@@ -9,6 +9,7 @@ from online_draft.errors import ArtifactError
 from online_draft.learner.config import LearnerConfig
 from online_draft.learner.student import Student
 from online_draft.models.artifact import weights_digest
+from online_draft.models.trimming import retrimmed
 from online_draft.training.replay import mean_accepted_length, replayed_tau
 
 CONFIG = LearnerConfig(learning_rate=3e-3, warmup_steps=5)
@@ -50,6 +51,23 @@ def test_its_own_promotion_keeps_what_it_learnt_and_any_other_starts_anew(
     assert not student.follow("v0", traffic.drafter())
     assert student.steps == 0
     assert weights_digest(student.candidate()) == weights_digest(traffic.drafter())
+
+
+def test_a_candidate_scores_the_tokens_of_recent_records(student: Student, traffic: Any) -> None:
+    records = traffic.interactions(8)
+    emitted = sorted({token for record in records for token in record.output_ids})
+    rare = (
+        torch.tensor([token for token in range(64) if token not in emitted][:6] + emitted[:2]).sort().values
+    )
+    student.follow("v1", retrimmed(traffic.drafter(), rare))
+    student.slice(records)
+    assert torch.equal(student.candidate().draft_ids_V, rare)
+    candidate = student.candidate(records)
+    assert candidate.draft_ids_V.tolist() != rare.tolist()
+    assert set(candidate.draft_ids_V.tolist()) <= set(emitted)
+    assert len(candidate.draft_ids_V) == 8 and not any(p.requires_grad for p in candidate.parameters())
+    kept = set(candidate.draft_ids_V.tolist()) & set(rare.tolist())
+    assert kept <= set(emitted[:2])
 
 
 def test_goes_on_after_a_restore_as_if_nothing_had_happened(student: Student, traffic: Any) -> None:

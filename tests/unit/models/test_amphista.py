@@ -61,7 +61,17 @@ def sequence(length: int, dtype: torch.dtype = torch.float64, seed: int = 3) -> 
 
 def trained_view(drafter: Amphista, hidden: Tensor, tokens: Tensor) -> Tensor:
     with torch.no_grad():
-        return drafter.heads(drafter.context(hidden[None], tokens[None])[0])
+        features = drafter.context(hidden[None], tokens[None])
+        position = torch.arange(hidden.shape[0])
+        return drafter.heads(drafter.at(features, torch.zeros_like(position), position))
+
+
+def wide(config: AmphistaConfig, hidden: Tensor) -> Tensor:
+    """Hidden rows as a drafter with `feature_layers` reads them: other layers' rows beside them."""
+    generator = torch.Generator().manual_seed(9)
+    shape = (*hidden.shape[:-1], len(config.feature_layers) * 16)
+    others = torch.randn(shape, generator=generator, dtype=torch.float64).to(hidden.dtype)
+    return torch.cat((hidden, others), dim=-1)
 
 
 VARIANTS: list[Callable[[AmphistaConfig], AmphistaConfig]] = [
@@ -70,6 +80,9 @@ VARIANTS: list[Callable[[AmphistaConfig], AmphistaConfig]] = [
     lambda c: replace(c, sources=(2, 1, 0, 0), block_layers=2),
     lambda c: replace(c, stages=1, markov_rank=0),
     lambda c: replace(c, stages=0, block_layers=0),
+    lambda c: replace(c, block_context=5),
+    lambda c: replace(c, block_context=12, block_layers=2, sources=(2, 1, 0, 0)),
+    lambda c: replace(c, block_context=3, stages=0),
 ]
 
 
@@ -95,8 +108,125 @@ def test_followed_rebuilt_and_trained_views_are_the_same(
         torch.testing.assert_close(rebuilt[0], expected[at - 1], rtol=tolerance, atol=tolerance)
 
 
-def test_slots_of_one_call_do_not_disturb_each_other() -> None:
-    drafter = make()
+READ_ONLY: list[Callable[[AmphistaConfig], AmphistaConfig]] = [
+    lambda c: replace(c, feature_layers=(1, 3)),
+    lambda c: replace(c, feature_layers=(2,), block_context=4, stages=1),
+]
+"""Variants that train and replay but don't serve."""
+
+
+@pytest.mark.parametrize("variant", range(len(VARIANTS) + len(READ_ONLY)))
+def test_a_head_sees_no_row_and_no_token_ahead_of_its_anchor(variant: int) -> None:
+    config = (VARIANTS + READ_ONLY)[variant](CONFIG)
+    drafter = make(config)
+    hidden, tokens = sequence(40)
+    hidden = wide(config, hidden)
+    anchors = torch.tensor([[29, 4, 17]])
+    parents = torch.randint(0, 40, (1, 3, 4), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = drafter.head_logits(hidden[None], tokens[None], anchors, parents)
+        for index, anchor in enumerate(anchors[0].tolist()):
+            later, other = hidden.clone(), tokens.clone()
+            later[anchor + 1 :] = -1.0
+            other[anchor + 1 :] = (other[anchor + 1 :] + 1) % 40
+            changed = drafter.head_logits(later[None], other[None], anchors, parents)
+            assert torch.equal(changed[0, index], expected[0, index])
+            # What is at the anchor itself does matter.
+            later[anchor] = -1.0
+            changed = drafter.head_logits(later[None], other[None], anchors, parents)
+            assert not torch.isclose(changed[0, index], expected[0, index]).all(-1).any()
+
+
+@pytest.mark.parametrize("variant", range(len(VARIANTS) + len(READ_ONLY)))
+def test_heads_of_one_anchor_do_not_see_those_of_another(variant: int) -> None:
+    config = (VARIANTS + READ_ONLY)[variant](CONFIG)
+    drafter = make(config)
+    rows = [sequence(40, seed=seed) for seed in (3, 4)]
+    hidden = torch.stack([wide(config, row[0]) for row in rows]).requires_grad_()
+    tokens = torch.stack([row[1] for row in rows])
+    anchors, parents = torch.tensor([[12, 39], [12, 39]]), torch.zeros(2, 2, 4, dtype=torch.int64)
+    logits = drafter.head_logits(hidden, tokens, anchors, parents)
+    (slope,) = torch.autograd.grad(logits[1, 1].square().sum(), hidden)
+    touched = slope.abs().sum(-1).nonzero().tolist()
+    reach = config.window if config.stages or config.block_context else 1
+    assert [1, 39] in touched
+    assert all(row == 1 and position > 39 - reach for row, position in touched)
+
+
+@pytest.mark.parametrize("variant", range(len(VARIANTS) + len(READ_ONLY)))
+def test_a_head_depends_on_its_own_parent_only(variant: int) -> None:
+    config = (VARIANTS + READ_ONLY)[variant](CONFIG)
+    drafter = make(config)
+    hidden, tokens = sequence(20)
+    hidden = wide(config, hidden)
+    anchors, parents = torch.tensor([[9, 15]]), torch.zeros(1, 2, 4, dtype=torch.int64)
+    other = parents.clone()
+    other[0, 1, 2] = 7
+    with torch.no_grad():
+        first, second = (
+            drafter.head_logits(hidden[None], tokens[None], anchors, p) for p in (parents, other)
+        )
+    changed = (first != second).any(-1)[0].nonzero().tolist()
+    assert changed == ([[1, 2]] if config.markov_rank else [])
+
+
+def test_records_packed_in_one_row_do_not_see_each_other() -> None:
+    for variant in VARIANTS + READ_ONLY:
+        config = variant(CONFIG)
+        drafter = make(config)
+        (one, one_tokens), (two, two_tokens) = sequence(9), sequence(14, seed=6)
+        first = torch.tensor([[0] * 9 + [9] * 14])
+        anchors, parents = torch.tensor([[8, 10, 22]]), torch.zeros(1, 3, 4, dtype=torch.int64)
+        one, two = wide(config, one), wide(config, two)
+        with torch.no_grad():
+            packed = drafter.head_logits(
+                torch.cat((one, two))[None],
+                torch.cat((one_tokens, two_tokens))[None],
+                anchors,
+                parents,
+                first,
+            )
+            alone = [
+                drafter.head_logits(rows[None], tokens[None], torch.tensor([[at]]), parents[:, :1])
+                for rows, tokens, at in (
+                    (one, one_tokens, 8),
+                    (two, two_tokens, 1),
+                    (two, two_tokens, 13),
+                )
+            ]
+        torch.testing.assert_close(packed, torch.cat(alone, dim=1))
+
+
+def test_a_drafter_that_reads_several_layers_says_that_it_cannot_serve() -> None:
+    drafter = make(replace(CONFIG, feature_layers=(1, 2)))
+    with pytest.raises(ConfigError, match="feature_layers"):
+        drafter.new_state(1)
+
+
+def test_an_untrained_mix_of_layers_changes_nothing() -> None:
+    torch.manual_seed(0)
+    config = replace(CONFIG, feature_layers=(1, 2))
+    mixed, hidden = Amphista(config).double(), sequence(20)
+    usual = Amphista(CONFIG).double()
+    usual.load_state_dict({n: w for n, w in mixed.state_dict().items() if not n.startswith("mix")})
+    with torch.no_grad():
+        for drafter, rows in ((mixed, wide(config, hidden[0])), (usual, hidden[0])):
+            drafter.bind(Weights())
+            features = drafter.context(rows[None], hidden[1][None])
+            if drafter is mixed:
+                expected = features
+        torch.testing.assert_close(features, expected)
+
+
+def test_kernels_are_asked_for_what_they_have() -> None:
+    assert CONFIG.compiled
+    assert not replace(CONFIG, block_context=2).compiled
+    assert not replace(CONFIG, feature_layers=(1,)).compiled
+
+
+@pytest.mark.parametrize("context", [0, 7])
+def test_slots_of_one_call_do_not_disturb_each_other(context: int) -> None:
+    drafter = make(replace(CONFIG, block_context=context))
     sequences = [sequence(50, seed=seed) for seed in range(4)]
     expected = [trained_view(drafter, *pair) for pair in sequences]
     ring = FeatureRing(4, 12, 16, torch.float64)
@@ -128,21 +258,26 @@ def test_a_second_draft_without_new_rows_is_the_same() -> None:
     torch.testing.assert_close(first, drafter.draft(state, ring, [0]).base_logits_SKV)
 
 
-def test_a_reused_slot_knows_nothing_of_the_sequence_before() -> None:
-    drafter = make()
+@pytest.mark.parametrize("context", [0, 12])
+def test_a_reused_slot_knows_nothing_of_the_sequence_before(context: int) -> None:
+    drafter = make(replace(CONFIG, block_context=context))
     ring = FeatureRing(1, 12, 16, torch.float64)
     state = drafter.new_state(1)
     ring.append(0, *sequence(20, seed=8))
     drafter.draft(state, ring, [0])
     ring.reset(0)
     hidden, tokens = sequence(20)
-    ring.append(0, hidden, tokens)
+    ring.append(0, hidden[:5], tokens[:5])
+    drafted = drafter.draft(state, ring, [0]).base_logits_SKV[0]
+    torch.testing.assert_close(drafted, trained_view(drafter, hidden, tokens)[4])
+    ring.append(0, hidden[5:], tokens[5:])
     drafted = drafter.draft(state, ring, [0]).base_logits_SKV[0]
     torch.testing.assert_close(drafted, trained_view(drafter, hidden, tokens)[-1])
 
 
-def test_only_relative_positions_matter_after_a_rebase() -> None:
-    drafter = make()
+@pytest.mark.parametrize("context", [0, 6])
+def test_only_relative_positions_matter_after_a_rebase(context: int) -> None:
+    drafter = make(replace(CONFIG, block_context=context))
     hidden, tokens = sequence(15)
     ring = FeatureRing(1, 12, 16, torch.float64)
     ring.rebase(0, 100)
@@ -236,7 +371,16 @@ def test_a_target_of_another_size_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("stages", 3), ("sources", (0, 1)), ("sources", (0, 0, 0, 3)), ("attention_heads", 5), ("window", 3)],
+    [
+        ("stages", 3),
+        ("sources", (0, 1)),
+        ("sources", (0, 0, 0, 3)),
+        ("attention_heads", 5),
+        ("window", 3),
+        ("block_context", 13),
+        ("block_context", -1),
+        ("feature_layers", (0, 2)),
+    ],
 )
 def test_a_wrong_size_names_its_field(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):

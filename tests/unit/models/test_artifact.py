@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,9 +26,19 @@ from online_draft.models.loading import random_target
 TARGET = random_target(TargetConfig.tiny("llama", False, 40))
 
 
-def make(kind: str = "amphista") -> Drafter:
+VARIANTS: list[dict[str, Any]] = [
+    {"stages": 0, "block_layers": 0},
+    {"stages": 1, "markov_rank": 0, "num_heads": 8},
+    {"sources": (2, 1, 0), "block_layers": 2},
+    {"block_context": 5},
+    {"feature_layers": (1, 2), "markov_rank": 4},
+    {"block_context": 8, "feature_layers": (1,)},
+]
+
+
+def make(kind: str = "amphista", **sizes: Any) -> Drafter:
     torch.manual_seed(0)
-    drafter = new_drafter(kind, TARGET, window=8, num_heads=3)
+    drafter = new_drafter(kind, TARGET, **{"window": 8, "num_heads": 3, **sizes})
     with torch.no_grad():
         for parameter in drafter.parameters():
             parameter.normal_()
@@ -63,6 +74,26 @@ def test_a_saved_drafter_comes_back_rounded_to_bfloat16(
     assert weights_digest(again) == weights_digest(drafter)
     assert read_manifest(tmp_path)["provenance"] == {"steps": 7}
     assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST_FILE, WEIGHTS_FILE]
+
+
+@pytest.mark.parametrize("sizes", VARIANTS, ids=lambda sizes: " ".join(sizes))
+def test_every_variant_comes_back_with_its_sizes_and_its_logits(
+    sizes: dict[str, Any], tmp_path: Path
+) -> None:
+    drafter = make(**sizes)
+    with torch.no_grad():
+        for parameter in drafter.parameters():
+            parameter.copy_(parameter.bfloat16())
+    save_drafter(drafter, tmp_path, "target-1")
+    again = load_drafter(tmp_path, TARGET, "target-1")
+    assert again.config == drafter.config
+    assert again.state_dict().keys() == drafter.state_dict().keys()
+    tokens, lengths = torch.randint(0, 40, (2, 12)), torch.tensor([12, 12])
+    anchors, parents = torch.tensor([[3, 11], [0, 7]]), torch.randint(0, 40, (2, 2, drafter.num_heads))
+    with torch.no_grad():
+        hidden = TARGET.prefill_hidden(tokens, lengths, drafter.feature_layers)
+        first, second = (d.head_logits(hidden, tokens, anchors, parents) for d in (drafter, again))
+    assert torch.equal(first, second)
 
 
 def test_saving_again_replaces_both_files(tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ def test_rows_of_several_slots_enter_in_one_call() -> None:
             assert hidden[:, 0].tolist() == list(range(first, 100 * slot + ends[slot]))
 
 
+def test_a_slot_may_come_twice_in_one_call() -> None:
+    """As the end of a prompt does beside sequences that draft: its rows, then the root's token."""
+    ring = FeatureRing(2, 8, 3)
+    ring.append_many([1, 0, 1], [3, 2, 1], torch.arange(6.0)[:, None].expand(-1, 3), torch.arange(6))
+    assert ring.end == [2, 4]
+    assert ring.rows(1, 4)[1].tolist() == [0, 1, 2, 5]
+    assert ring.rows(0, 2)[1].tolist() == [3, 4]
+
+
 def test_after_a_rebase_rows_have_later_positions() -> None:
     ring = FeatureRing(1, 8, 3)
     ring.append(0, *rows(0, 5))

@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from online_draft.errors import ConfigError
 from online_draft.models.attention import GroupAttention
 from online_draft.models.config import TargetConfig
 from online_draft.models.kv import KVCache
@@ -172,6 +173,20 @@ def test_dense_prefill_equals_the_oracle_on_padded_batches(pair: Pair) -> None:
         length = len(sequence.token_ids)
         assert_close(pair.target.logits(hidden_BTF[index, :length]), pair.expected(sequence.token_ids))
         assert not hidden_BTF[index, length:].any()
+
+
+@torch.no_grad()
+def test_layers_beside_the_last_are_the_oracles_residual_stream(pair: Pair) -> None:
+    tokens = torch.tensor([make_sequences([17], 90)[0].token_ids])
+    found = pair.target.prefill_hidden(tokens, torch.tensor([17]), (2, 1))
+    oracle = pair.oracle(tokens, use_cache=False, output_hidden_states=True).hidden_states
+    size = pair.target.config.hidden_size
+    for part, expected in zip(found[0].split(size, dim=-1), (oracle[3], oracle[2], oracle[1]), strict=True):
+        torch.testing.assert_close(part, expected[0], rtol=0, atol=1e-4)
+    usual = pair.target.prefill_hidden(tokens, torch.tensor([17]))
+    assert torch.equal(found[..., :size], usual)
+    with pytest.raises(ConfigError, match="feature_layers"):
+        pair.target.prefill_hidden(tokens, torch.tensor([17]), (4,))
 
 
 def test_chunked_prefill_and_decoding_of_several_sequences_equal_the_oracle(pair: Pair) -> None:

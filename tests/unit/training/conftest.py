@@ -37,7 +37,8 @@ def generate(
     loaded: LoadedTarget, drafter: Drafter | None, count: int, temperature: float, length: int = 24
 ) -> tuple[list[TokenRecord], list[SpeculationCounts]]:
     """Answers of the engine to `count` fixed prompts, with its counts."""
-    engine = Engine(loaded, EngineConfig(max_sequences=4, feature_window=32, speculation="always"))
+    sizes = EngineConfig(max_sequences=4, feature_window=32, speculation="always", ngram=False)
+    engine = Engine(loaded, sizes)
     engine.set_drafter(drafter, "v1" if drafter is not None else None)
     prompts = [tuple((7 * i + 3 * j) % VOCAB for j in range(3 + i % 5)) for i in range(count)]
     outputs: list[list[int]] = [[] for _ in prompts]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from online_draft.core import SpeculationCounts
+from online_draft.decoding.trust import NoiseTrust
 from online_draft.models.artifact import new_drafter
 from online_draft.models.drafter import Drafter
 from online_draft.models.loading import LoadedTarget
@@ -28,8 +30,14 @@ def drafter(tiny: LoadedTarget, greedy: list[TokenRecord]) -> Drafter:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_replay_counts_what_the_engine_counted(
-    temperature: float, tiny: LoadedTarget, drafter: Drafter, answers: Generate
+    temperature: float,
+    tiny: LoadedTarget,
+    drafter: Drafter,
+    answers: Generate,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Sampled records too, whose trees their noise ranks; replay's trust is the one serving begins with."""
+    monkeypatch.setattr(NoiseTrust, "update", lambda self, share: None)
     records, counts = answers(tiny, drafter, 12, temperature)
     results = replayed_tau(drafter, tiny.target, records, nodes=16, width=8, batch=5)
     for result, counted, record in zip(results, counts, records, strict=True):
@@ -45,6 +53,18 @@ def test_replay_counts_what_the_engine_counted(
             assert not any(replayed[depth:])
     if temperature == 0:
         assert mean_accepted_length(results) > 1.5
+    else:
+        unranked = replayed_tau(drafter, tiny.target, records, nodes=16, width=8, noise_ranked=False)
+        assert unranked != results
+
+
+def test_the_noise_of_another_seed_ranks_otherwise(
+    tiny: LoadedTarget, drafter: Drafter, answers: Generate
+) -> None:
+    records, _ = answers(tiny, None, 6, 0.8)
+    found = replayed_tau(drafter, tiny.target, records)
+    for change in ({"seed": 99}, {"prompt_index": 1}, {"choice_index": 1}):
+        assert found != replayed_tau(drafter, tiny.target, [replace(r, **change) for r in records])
 
 
 def test_the_batch_does_not_change_the_result(

@@ -1,7 +1,7 @@
 // Amphista's draft call: new rows through the adaptation stages, then all heads of the newest row.
 #pragma once
 #include <numeric>
-#include "machine.h"
+#include "adapters.h"
 
 namespace od {
 
@@ -10,8 +10,9 @@ struct AmphistaSizes {
 };
 
 // slots[S]; position[slots, capacity] of each entry of a stage's memory; first and end [S]: positions to take in.
+// adapters[S]: each sequence's adapter, or null for none at all; stack: addresses of their weights, of `rank`.
 struct DraftArguments {
-  int64_t sequences, slots, first, end, position, hidden, tokens, memory, logits, ring;
+  int64_t sequences, slots, first, end, position, hidden, tokens, memory, logits, ring, adapters, stack, rank;
 };
 
 template <class T, class W> class Amphista {
@@ -30,6 +31,7 @@ public:
 
   void draft(const DraftArguments &a) {
     const int64_t S = a.sequences, F = s_.hidden, K = s_.drafts;
+    adapt(a);
     take(a);
     const int64_t rows = int64_t(rows_.size());
     features_.resize(S * s_.features * F);
@@ -40,7 +42,7 @@ public:
       // From the last stage only the newest rows go on.
       const bool last = i == s_.stages - 1;
       if (!last) everything(rows);
-      run(layers_[i], x_, rows, memory[i], true, last ? newest_ : wanted_);
+      run(i, x_, rows, memory[i], true, last ? newest_ : wanted_);
       if (last) std::iota(newest_.begin(), newest_.end(), 0);
       keep(i + 1, x_.data());
     }
@@ -50,6 +52,8 @@ public:
       const T *source = &features_[sources_[k] * F];
       s.made.resize(S * panels * LANES);
       product(source, s_.features * F, S, residuals_ + k * panels * LANES * F, panels, F, s.made.data(), panels * LANES);
+      for (int64_t i = 0; adapters_ && i < S; ++i)
+        adapters_.change(4 * layers_.size() + 1, i, k, source + i * s_.features * F, &s.made[i * panels * LANES], s);
       for (int64_t i = 0; i < S; ++i)
         for (int64_t f = 0; f < F; ++f) {
           const T made = s.made[i * panels * LANES + f];
@@ -60,7 +64,7 @@ public:
     for (int64_t i = s_.stages; i < s_.stages + s_.block; ++i) {
       block_memory_.resize(S * K * 2 * F);
       everything(S * K);
-      run(layers_[i], drafts_, S * K, block_memory_.data(), false, wanted_);
+      run(i, drafts_, S * K, block_memory_.data(), false, wanted_);
     }
     normed_.resize(S * K * F);
     rms_norm(drafts_.data(), S * K, F, norm_, eps_, normed_.data(), F);
@@ -75,6 +79,7 @@ public:
     auto *position = reinterpret_cast<int64_t *>(a.position) + slot * s_.capacity;
     const auto *memory = reinterpret_cast<T *const *>(a.memory);
     int64_t first = begin;
+    adapt(a);
     load_rows(a, slot, first, end);
     for (int64_t i = 0; i < s_.stages; ++i) {
       const int64_t later = s_.stages - 1 - i, out = later ? std::max(begin, end - s_.window * later) : end - 1;
@@ -92,7 +97,7 @@ public:
       }
       if (!later) join(rows);
       rebuilt_.resize(rows * 2 * F);
-      run(layers_[i], x_, rows, rebuilt_.data(), true, wanted_);
+      run(i, x_, rows, rebuilt_.data(), true, wanted_);
       for (int64_t at = std::max(first, end - s_.capacity); at < end; ++at)
         std::memcpy(memory[i] + (slot * s_.capacity + at % s_.capacity) * 2 * F, &rebuilt_[(at - first) * 2 * F],
                     2 * F * sizeof(T));
@@ -175,12 +180,34 @@ private:
       rms_norm<T>(embedding_ + rows_[r].token * F, 1, F, nullptr, eps_, &joined_[r * 2 * F + F], F);
     }
     m_.linear(joined_.data(), 2 * F, 2 * F, rows, join_, nullptr, x_.data(), F, false);
+    own_adapters(rows, true);
+    adapters_.change_rows(4 * layers_.size(), joined_.data(), rows, x_.data());
   }
 
-  // A layer over all rows; afterwards `all` holds the wanted ones. Stages see their memory through the window, the
+  // Adapters: four sites a layer in the order of `Layer`, then join and residuals.
+  void adapt(const DraftArguments &a) {
+    adapters_.begin(reinterpret_cast<const int64_t *>(a.adapters), reinterpret_cast<const void *>(a.stack), a.rank);
+    if (!adapters_) return;
+    const int64_t F = s_.hidden;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      adapters_.site(1, F, 3 * F), adapters_.site(1, F, F);
+      adapters_.site(1, F, 2 * s_.inner), adapters_.site(1, s_.inner, F);
+    }
+    adapters_.site(1, 2 * F, F), adapters_.site(s_.drafts, F, F);
+  }
+
+  void own_adapters(int64_t rows, bool stage) {
+    adapters_.rows(rows, [&](int64_t r) { return stage ? rows_[r].sequence : r / s_.drafts; });
+  }
+
+  // Layer `index` over all rows; afterwards `all` holds the wanted ones. Stages see their memory through the window, the
   // block's rows all drafts of their sequence.
-  void run(const Layer &w, std::vector<T> &all, int64_t rows, T *memory, bool stage, const std::vector<int64_t> &wanted) {
+  void run(int64_t index, std::vector<T> &all, int64_t rows, T *memory, bool stage, const std::vector<int64_t> &wanted) {
     T *x = all.data();
+    const Layer &w = layers_[index];
+    const size_t site = 4 * index;
+    own_adapters(rows, stage);
+    adapters_.narrow_normed(site, x, rows, w.attention_norm, eps_);
     const int64_t F = s_.hidden, H = s_.heads, E = F / H, K = s_.drafts, panels = padded(E) / LANES, stride = 2 * F;
     queries_.resize(rows * F), attended_.resize(rows * F);
     m_.items(3 * H, [&](int64_t head, Scratch<T> &s) {
@@ -188,7 +215,8 @@ private:
       s.made.resize(rows * padded(E));
       product(normal, F, rows, w.qkv + head * panels * LANES * F, panels, F, s.made.data(), padded(E));
       for (int64_t r = 0; r < rows; ++r) {
-        const T *made = &s.made[r * padded(E)];
+        T *made = &s.made[r * padded(E)];
+        adapters_.widen(site, r, head * E, E, made);
         T *to = head < H ? &queries_[r * F + head * E] : memory + (stage ? rows_[r].place : r) * stride + (head - H) * E;
         if (stage && head < 2 * H)
           rotate(made, rotations_ + rows_[r].position * 2 * E, E, to);
@@ -217,13 +245,27 @@ private:
       for (int64_t r = 0; r < left; ++r) {
         std::memmove(x + r * F, x + wanted[r] * F, F * sizeof(T));
         std::memmove(&attended_[r * F], &attended_[wanted[r] * F], F * sizeof(T));
+        adapters_.move(wanted[r], r);
       }
     all.resize(left * F);
     m_.linear(attended_.data(), F, F, left, w.out, nullptr, x, F, true);
-    m_.feed_forward(x, left, F, w.norm, w.gate_up, w.down, s_.inner);
+    adapters_.change_rows(site + 1, attended_.data(), left, x);
+    if (!adapters_) return m_.feed_forward(x, left, F, w.norm, w.gate_up, w.down, s_.inner);
+    adapters_.narrow_normed(site + 2, x, left, w.norm, eps_);
+    m_.feed_forward(x, left, F, w.norm, w.gate_up, w.down, s_.inner, [&](int64_t first, int64_t count, T *made, int64_t ld) {
+      for (int64_t r = 0; r < left; ++r)
+        for (int64_t p = 0; p < count; ++p) {
+          const int64_t at = (first + p) * LANES, here = std::min(LANES, s_.inner - at);
+          T *pair = made + r * ld + 2 * p * LANES;
+          adapters_.widen(site + 2, r, at, here, pair);
+          adapters_.widen(site + 2, r, s_.inner + at, here, pair + LANES);
+        }
+    });
+    adapters_.change_rows(site + 3, m_.inner(), left, x);
   }
 
   Machine<T, W> m_;
+  Adapters<T, W> adapters_{m_};
   AmphistaSizes s_;
   T eps_;
   std::vector<int64_t> sources_;

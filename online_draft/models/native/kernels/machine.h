@@ -18,12 +18,16 @@ template <class T> void layer_norm(const T *x, int64_t rows, int64_t size, const
 }
 
 template <class T> struct Scratch {
-  Array<T> normed, made;
+  Array<T> normed, made, narrow;
   int64_t normed_in = -1;
   Attention<T> attention;
 };
 
 enum class Norm { rms, layer };
+
+struct Unchanged {
+  template <class... A> void operator()(A...) const {}
+};
 
 template <class T, class W> class Machine {
 public:
@@ -86,14 +90,18 @@ public:
     });
   }
 
-  // hidden += down(silu(gate(norm(hidden))) * up(norm(hidden)))
-  void feed_forward(T *hidden, int64_t rows, int64_t size, const T *norm, const W *gate_up, const W *down, int64_t inner) {
+  // hidden += down(silu(gate(norm(hidden))) * up(norm(hidden))). change(first, count, made, ld) may add to so many
+  // panels' products with gate and up, which take turns.
+  template <class Change = Unchanged>
+  void feed_forward(T *hidden, int64_t rows, int64_t size, const T *norm, const W *gate_up, const W *down, int64_t inner,
+                    const Change &change = {}) {
     inner_.resize(rows * inner);
     panels(padded(inner) / LANES, [&](int64_t first, int64_t count, Scratch<T> &s) {
       const T *x = normed(s, hidden, rows, size, norm);
       const int64_t ld = 2 * count * LANES;
       s.made.resize(rows * ld);
       product(x, size, rows, gate_up + first * 2 * LANES * size, 2 * count, size, s.made.data(), ld);
+      change(first, count, s.made.data(), ld);
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t p = 0; p < count; ++p) {
           const T *pair = &s.made[r * ld + 2 * p * LANES];
@@ -108,6 +116,9 @@ public:
     });
     linear(inner_.data(), inner, inner, rows, down, nullptr, hidden, size, true);
   }
+
+  // What went into the last `down`, [rows, inner].
+  const T *inner() const { return inner_.data(); }
 
 private:
   Pool *pool_;

@@ -1,0 +1,88 @@
+"""From a drafter directory to a version of the artifact store: registered, not yet serving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from online_draft.errors import ArtifactError
+from online_draft.launch.admin import open_desk
+from online_draft.launch.run_file import find_run_files
+from online_draft.registry.artifacts import WEIGHTS_FILE, DrafterRegistry
+from online_draft.registry.manifest import Provenance
+from online_draft.settings import Settings
+from online_draft.store import ArtifactStore
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A version of `target`; `fresh` is False when it was there before. `running`: a system of this target
+    runs from the state directory."""
+
+    version: str
+    target: str
+    fresh: bool
+    running: bool
+
+
+def push_drafter(settings: Settings, directory: Path, name: str | None = None) -> Pushed:
+    """Publish a drafter directory, without a decision about it: it serves when somebody promotes it.
+
+    The same weights are one version, however often they are pushed, unless a `name` asks for another.
+    ArtifactError when files are missing, corrupt or not finite, or made for another target than the one that
+    runs, or than those that the store knows.
+    """
+    from online_draft.models.artifact import load_drafter, read_manifest
+
+    manifest = read_manifest(directory)
+    target = str(manifest["target"])
+    running = _check_target(settings, directory, target)
+    load_drafter(directory)
+    registry = open_desk(settings, target).registry
+    before = registry.list_versions()
+    version = name or _same_weights(registry, before, str(manifest["sha256"]))
+    if name is not None or version is None:
+        version = registry.publish(directory, _provenance(manifest["provenance"]), name)
+    return Pushed(version, target, version not in before, running)
+
+
+def _check_target(settings: Settings, directory: Path, target: str) -> bool:
+    """Whether a system of this target runs; ArtifactError when the drafter is for another."""
+    here = settings.state_dir.resolve()
+    for run in find_run_files(settings.state_dir):
+        if run.alive and Path(run.state_dir).resolve() == here:
+            if run.fingerprint != target:
+                raise ArtifactError(
+                    f"{directory} is for target {target}, but {run.target} runs, which is {run.fingerprint}"
+                )
+            return True
+    known = ArtifactStore(settings.artifacts).list("registry")
+    if known and target not in known:
+        raise ArtifactError(
+            f"{directory} is for target {target}; {settings.artifacts} knows {', '.join(known)}. "
+            "Serve that target from this state directory first, or name another --state-dir"
+        )
+    return False
+
+
+def _same_weights(registry: DrafterRegistry, versions: list[str], sha256: str) -> str | None:
+    for version in versions:
+        try:
+            if registry.manifest(version).files[WEIGHTS_FILE].sha256 == sha256:
+                return version
+        except (ArtifactError, KeyError):
+            continue
+    return None
+
+
+def _provenance(origin: dict[str, Any]) -> Provenance:
+    """What `distill` knew, as far as a version keeps it."""
+    records = origin.get("records") or {}
+    counts = {name: origin[name] for name in ("steps", "tokens") if isinstance(origin.get(name), int)}
+    revision = origin.get("git_revision")
+    return Provenance(
+        records=int(records.get("train", 0)) if isinstance(records, dict) else 0,
+        counts=counts,
+        git_revision=revision if isinstance(revision, str) else None,
+    )
