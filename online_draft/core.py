@@ -6,6 +6,7 @@ A `GenerationRequest` goes into an engine, a `StepOutput` per engine step comes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -103,9 +104,10 @@ class GenerationRequest:
 
     `emitted` are tokens already sent by another replica (or before a preemption): generation goes on
     behind them and, with the same seed, is what it would have been. `prompt_index` and `choice_index`
-    separate the noise of the sequences of one API call. `speculate=False` is plain decoding. KV blocks are
-    shared within a `tenant` only. Lower `priority` comes first; within one, first come, first served. A
-    request not done `deadline_s` seconds after an engine took it in ends with finish reason "abort".
+    separate the noise of the sequences of one API call. `speculate=False` is plain decoding. KV blocks and
+    the n-gram memory are shared within a `tenant` only. Without `learn` no record is made of it, and the
+    n-gram memory forgets it when it ends. Lower `priority` comes first; within one, first come, first served.
+    A request not done `deadline_s` seconds after an engine took it in ends with finish reason "abort".
     """
 
     request_id: str
@@ -125,13 +127,17 @@ class GenerationRequest:
 @dataclass(slots=True)
 class SpeculationCounts:
     """Integers only (counts first, ratios last). `tried[k]` counts the steps whose walk reached depth k
-    and had drafted depth k + 1; `accepted[k]` those in which a node of depth k + 1 was accepted."""
+    and had drafted depth k + 1; `accepted[k]` those in which a node of depth k + 1 was accepted.
+    `ngram_drafted` and `ngram_accepted` are the part of `drafted` and `accepted` that the n-gram memory
+    proposed and no head did. Every step's last token is the target's own."""
 
     steps: int = 0
     committed: int = 0
     drafted: int = 0
     tried: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    ngram_drafted: int = 0
+    ngram_accepted: list[int] = field(default_factory=list)
 
     def record(self, committed: int, drafted: int, accepted_depth: int, drafted_depth: int) -> None:
         """Add one step: `accepted_depth` nodes accepted of a tree `drafted_depth` deep."""
@@ -147,6 +153,14 @@ class SpeculationCounts:
         for depth in range(accepted_depth):
             self.accepted[depth] += 1
 
+    def record_ngram(self, drafted: int, accepted: Sequence[bool]) -> None:
+        """Say of a recorded step what was the n-gram memory's: so many nodes, and which accepted depths."""
+        self.ngram_drafted += drafted
+        if any(accepted):
+            self.ngram_accepted += [0] * (len(accepted) - len(self.ngram_accepted))
+            for depth, own in enumerate(accepted):
+                self.ngram_accepted[depth] += own
+
     def add(self, other: SpeculationCounts) -> None:
         """Add another count to this one, depth by depth."""
         self.steps += other.steps
@@ -159,6 +173,10 @@ class SpeculationCounts:
         for depth, (tried, accepted) in enumerate(zip(other.tried, other.accepted, strict=True)):
             self.tried[depth] += tried
             self.accepted[depth] += accepted
+        self.ngram_drafted += other.ngram_drafted
+        self.ngram_accepted += [0] * (len(other.ngram_accepted) - len(self.ngram_accepted))
+        for depth, accepted in enumerate(other.ngram_accepted):
+            self.ngram_accepted[depth] += accepted
 
     @property
     def accepted_tokens(self) -> int:

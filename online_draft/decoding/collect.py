@@ -24,6 +24,7 @@ def collect(
     """
     walks: list[Walk] = []
     if forest is not None:
+        first = 0
         for index, (tokens, parents, depths) in enumerate(forest.trees()):
             found = walk(choices.tree_row(index), tokens, parents)
             walks.append(found)
@@ -34,7 +35,9 @@ def collect(
                 len(tokens),
                 max(depths, default=0),
                 choices.tree_logprobs(index, found),
+                None if forest.ngram is None else forest.ngram[first : first + len(tokens)],
             )
+            first += len(tokens)
     root = 0
     for sequence in plan.plain:
         token = choices.root(root)

@@ -34,15 +34,21 @@ class Commit:
         nodes: int,
         depth: int,
         logprobs: Logprobs = None,
+        ngram: list[bool] | None = None,
     ) -> None:
-        """A walk through a tree of `nodes` nodes, `depth` deep, whose root is row `start`."""
+        """A walk through a tree of `nodes` nodes, `depth` deep, whose root is row `start`; `ngram` says which
+        of the nodes are the n-gram memory's alone."""
         length = sequence.length
         for at, node in enumerate(found.nodes, start=1):
             if node + 1 != at:
                 self.moves.sources.append(sequence.kv_slots[length + node + 1])
                 self.moves.destinations.append(sequence.kv_slots[length + at])
         rows = [start, *[start + node + 1 for node in found.nodes]]
+        before = sequence.counts.committed
         self._advance(sequence, found, rows, nodes, depth, logprobs)
+        if ngram is not None:
+            taken = found.nodes[: sequence.counts.committed - before]
+            sequence.counts.record_ngram(sum(ngram), [ngram[node] for node in taken])
 
     def prompt(self, sequence: Sequence, start: int, count: int) -> None:
         """Prompt rows start .. start + count - 1 are in the cache; the tokens behind them are known."""

@@ -34,8 +34,13 @@ class EngineConfig:
     target, and all that a request without speculation gets).
 
     `speculation` "auto" drafts and verifies as much as pays, down to nothing; "always" verifies `tree_nodes`
-    nodes per sequence. `kernels` "auto" decodes with compiled code as soon as it is built, "wait" waits for
-    it at the start, "off" stays with torch; `threads` are those of compiled code, None asks a probe.
+    nodes per sequence. With `noise_ranked` the trees of sampled requests follow the noise that their tokens
+    are chosen with. `ngram` lets what a request or its tenant wrote before be drafted too, with a drafter
+    or without one. At most `max_adapters` adapters of the drafter are ready at a time (0: none can be
+    loaded), of rank `adapter_rank` at most.
+
+    `kernels` "auto" decodes with compiled code as soon as it is built, "wait" waits for it at the start,
+    "off" stays with torch; `threads` are those of compiled code, None asks a probe.
     """
 
     max_sequences: int = 16
@@ -55,6 +60,10 @@ class EngineConfig:
     drafter_share: float = 0.1
     learner_share: float = 0.0
     speculation: Literal["auto", "always", "off"] = "auto"
+    noise_ranked: bool = True
+    ngram: bool = True
+    max_adapters: int = 8
+    adapter_rank: int = 16
     kernels: Literal["auto", "wait", "off"] = "auto"
     threads: int | None = None
 
@@ -66,10 +75,11 @@ class EngineConfig:
             "tree_width",
             "feature_window",
             "prefix_recompute",
+            "adapter_rank",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"engine.{name}", f"must be at least 1, got {getattr(self, name)}")
-        for name in ("max_queue", "tree_nodes"):
+        for name in ("max_queue", "tree_nodes", "max_adapters"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"engine.{name}", f"must not be negative, got {getattr(self, name)}")
         for name in ("prefill_rows", "prefill_rows_busy"):

@@ -23,6 +23,7 @@ _GLOBAL_RATE = 0.08
 _MEMORY = 50.0
 _STALE = 64.0
 """Steps after which an unvisited correction is trusted half as much."""
+_PLAIN, _DRAFTED, _FREE = _KINDS = range(3)
 _STIR = 0.01
 """Tables are made anew when the corrections have moved this far (log of the ratio)."""
 
@@ -31,11 +32,11 @@ class CostModel:
     """cost(rows, sequences, drafted) = profile x drift of the machine x correction of the kind x that of the
     kind's row bucket.
 
-    Kinds are plain and speculative steps. The drift, common to all, follows a machine that slows down or
-    recovers, so that the kind that is not run at the moment keeps its proportion. Corrections that were not
-    visited for long learn fast when they are again. Else one outlier changes nothing; a second of the same
-    sign and kind in a row is believed. With `padded` (static shapes), rows cost what the next larger bucket
-    costs.
+    Kinds are plain steps, those with a draft, and those that verify nodes for which none was needed. The
+    drift, common to all, follows a machine that slows down or recovers, so that a kind that is not run at the
+    moment keeps its proportion. Corrections that were not visited for long learn fast when they are again.
+    Else one outlier changes nothing; a second of the same sign and kind in a row is believed. With `padded`
+    (static shapes), rows cost what the next larger bucket costs.
     """
 
     def __init__(self, profile: StepProfile, padded: bool = False) -> None:
@@ -47,25 +48,25 @@ class CostModel:
         self.drift = 0.0
         """Log of the common factor between the profile and the machine as it is now."""
         # By kind, then bucket; the last entry is the whole kind's.
-        self._correction = [[0.0] * (count + 1) for _ in range(2)]
-        self._weight = [[0.0] * (count + 1) for _ in range(2)]
-        self._seen = [[0] * (count + 1) for _ in range(2)]
-        self._streak = [0, 0]
+        self._correction = [[0.0] * (count + 1) for _ in _KINDS]
+        self._weight = [[0.0] * (count + 1) for _ in _KINDS]
+        self._seen = [[0] * (count + 1) for _ in _KINDS]
+        self._streak = [0 for _ in _KINDS]
         self._steps = 0
         self._moved = 0.0
-        self._tables: dict[tuple[int, int, int], Floats] = {}
+        self._tables: dict[tuple[int, int, int], list[float]] = {}
         self._plain: dict[int, float] = {}
 
     def plain(self, rows: int) -> float:
         """Seconds of a step of this many rows without drafting."""
         known = self._plain.get(rows)
         if known is None:
-            known = self._plain[rows] = self._cost(rows, rows, 0)
+            known = self._plain[rows] = self._cost(rows, 0, _PLAIN)
         return known
 
-    def speculative(self, sequences: int, others: int, count: int) -> Floats:
-        """Seconds of a step that drafts for `sequences` and verifies 0 … count - 1 nodes over all of them,
-        beside `others` rows without trees, [C]. Not to be written to."""
+    def speculative(self, sequences: int, others: int, count: int) -> list[float]:
+        """Seconds of a step that drafts for `sequences` (none: the nodes come for nothing) and verifies 0 …
+        count - 1 nodes, beside `others` rows, [C]. Not to be written to."""
         key = (sequences, others, count)
         known = self._tables.get(key)
         if known is None:
@@ -78,17 +79,17 @@ class CostModel:
                 rows_C = np.maximum(rows_C, inside_C)
             seconds_C = np.interp(rows_C, self._rows, self._seconds_K) + self._beyond(rows_C)
             seconds_C += self._draft(sequences) + self.profile.host_seconds
-            seconds_C *= np.exp(
-                np.interp(rows_C, self._rows, self._correction[1][:-1]) + self._correction[1][-1] + self.drift
-            )
-            known = self._tables[key] = seconds_C
+            correction = self._correction[_DRAFTED if sequences else _FREE]
+            seconds_C *= np.exp(np.interp(rows_C, self._rows, correction[:-1]) + correction[-1] + self.drift)
+            known = self._tables[key] = seconds_C.tolist()
         return known
 
     def observe(self, rows: int, sequences: int, drafted: bool, seconds: float) -> None:
-        """Learn from a step without prompt chunks: `rows` in all, of which `sequences` drafted."""
+        """Learn from a step without prompt chunks: `rows` in all; `drafted` it verified nodes, for which the
+        heads of `sequences` sequences were run."""
         if seconds <= 0:
             return
-        kind = int(drafted)
+        kind = _PLAIN if not drafted else _DRAFTED if sequences else _FREE
         rows = self._executed(rows)
         self._steps += 1
         error = math.log(seconds / self._cost(rows, sequences, kind))
@@ -134,7 +135,7 @@ class CostModel:
             correction += share * self._correction[kind][index]
         if rows > self._rows[-1]:
             base += float(self._beyond(np.float64(rows)))
-        if kind:
+        if kind == _DRAFTED:
             base += self._draft(sequences)
         return (base + self.profile.host_seconds) * math.exp(correction)
 
@@ -166,6 +167,8 @@ class CostModel:
 
     def _draft(self, sequences: int) -> float:
         """Profiled seconds of a draft."""
+        if not sequences:
+            return 0.0
         sizes, seconds = self.profile.sequences, self.profile.draft_seconds
         right = bisect_right(sizes, sequences)
         if right == 0:

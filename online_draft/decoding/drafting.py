@@ -1,43 +1,89 @@
 """Speculation between a step's plan and its target call: whether to draft, and which nodes to verify.
 
-Shapes: S sequences, N nodes drafted for each.
+Shapes: S sequences, N nodes of each, C counts of nodes over the batch.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from online_draft.decoding.calibration import Calibration
+from online_draft.decoding.candidates import Candidates, drafted, merged, proposed
 from online_draft.decoding.forest import DraftedTrees, Forest
 from online_draft.decoding.masks import drop_forbidden
+from online_draft.decoding.ngram_policy import NgramPolicy
+from online_draft.decoding.ngrams import NgramDrafts, Proposal
 from online_draft.decoding.plan import StepPlan
 from online_draft.decoding.runners.base import Runner
-from online_draft.decoding.selection import Selection
+from online_draft.decoding.selection import Selection, keep, rank
+from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.speculation import SpeculationPolicy
 from online_draft.decoding.timer import StepTimer
+from online_draft.decoding.values import path_values
 from online_draft.decoding.verification import Walk
 
 _LEAST_DRAFTED = 6
+_SETTLED, _SAMPLE = 200, 4
+"""The heads' calibration sees so many drafted steps, then every fourth."""
+_LEAST_MATCH, _LEAST_MATCH_ALONE = 2, 3
+"""Tokens that must have stood there before for the n-gram memory to speak: beside heads, and without them."""
+
+
+Of = list[int] | range
 
 
 @dataclass(slots=True)
 class _Drafted:
+    """What the heads drafted in this step, `of` these of the step's trees; what was selected of all."""
+
     trees: DraftedTrees
+    of: Of
     selection: Selection
 
 
 class Drafting:
-    """Asks the policy, has the runner draft, keeps what the policy selects, and learns from the outcome."""
+    """Asks the policy, has the runner draft and the n-gram memory propose, keeps what the policy selects, and
+    learns from the outcome.
 
-    def __init__(self, policy: SpeculationPolicy, nodes: int, width: int, heads: int) -> None:
+    A step runs the heads (proposals join their trees), or verifies proposals alone, or nothing. Without
+    `ngrams` there are no proposals; `heads` 0 says that there is no drafter. With `noise_ranked`, the trees
+    of sampled sequences follow their noise.
+    """
+
+    def __init__(
+        self,
+        policy: SpeculationPolicy,
+        nodes: int,
+        width: int,
+        heads: int,
+        ngrams: NgramDrafts | None = None,
+        noise_ranked: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.policy = policy
+        self._noise_ranked = noise_ranked
         self._nodes = nodes
         self._width = width
         self._heads = heads
-        self._calibration = Calibration(heads)
+        self._calibration = Calibration(max(1, heads))
+        self._ngrams = ngrams if policy.mode != "off" and nodes else None
+        self._ngram_policy = NgramPolicy(policy.cost)
+        self._clock = clock
+        self._drafted = 0
+        self._flags: list[bool] | None = None
+        self._looked = 0.0
+        """Seconds of the step's looks at the memory of which nothing came: no part of its price."""
         self._last: _Drafted | None = None
+
+    @property
+    def ran_heads(self) -> bool:
+        """Whether the last step drafted with heads."""
+        return self._last is not None
 
     def changed(self, heads: int) -> None:
         """Another drafter drafts from now on."""
@@ -55,28 +101,181 @@ class Drafting:
 
         Sequences that are not to draft in this step are moved to `plan.plain`.
         """
-        self._last = None
-        count = self.policy.plan(len(plan.speculating), len(plan.plain), bool(plan.admitted))
+        self._last = self._flags = None
+        self._looked = 0.0
+        sequences = plan.speculating
+        able = [sequence for sequence in sequences if sequence.followed] if self._heads else []
+        rows = len(sequences) + len(plan.plain)
+        count = self.policy.plan(len(able), rows - len(able), bool(plan.admitted))
         nodes = min(self._most(count), plan.node_budget // count) if count else 0
-        _decode_plainly(plan, len(plan.speculating) - (count if nodes else 0))
+        proposals: dict[int, Proposal] = {}
+        if self._ngrams is not None and sequences and plan.node_budget:
+            proposals, forest = self._consult(self._ngrams, plan, count if nodes else 0)
+            if forest is not None:
+                return forest
         if not nodes:
+            _decode_plainly(plan, [])
             return None
         ready()
         if timer is not None:
             timer.mark("policy")
-        drafted = runner.draft(plan.speculating, nodes, min(self._width, max(4, nodes // 2)))
+        drafting = able[len(able) - count :]
+        trust_D = self._calibration.trust_D if self._noise_ranked else None
+        trees = runner.draft(drafting, nodes, min(self._width, max(4, nodes // 2)), trust_D)
         if timer is not None:
             timer.mark("draft")
-        trees = drop_forbidden(drafted, [sequence.mask for sequence in plan.speculating])
-        value_SN = self._calibration.values(trees.logprob_SN, trees.parent_SN, trees.depth_SN)
-        prompt_rows = sum(chunk.count for chunk in plan.chunks)
-        selection = self.policy.select(value_SN, trees.parent_SN, prompt_rows, plan.node_budget)
-        self._last = _Drafted(trees, selection)
-        forest = trees.keep(selection)
-        if not forest.total:
-            _decode_plainly(plan, count)
+        candidates = drafted(trees, path_values(self._calibration, trees))
+        of: Of = range(count)
+        if proposals:
+            candidates, of = self._merge(plan, drafting, candidates, proposals)
+        else:
+            _decode_plainly(plan, drafting)
+        allowed = drop_forbidden(candidates, [sequence.mask for sequence in plan.speculating])
+        if allowed is not candidates:
+            before_SN, after_SN = (
+                np.array([values[row][: trees.nodes] for row in of])
+                for values in (candidates.values, allowed.values)
+            )
+            trees = trees.without(before_SN > after_SN)
+        prompt_rows = sum([chunk.count for chunk in plan.chunks])
+        selection = self.policy.select(allowed.values, allowed.parents, prompt_rows, plan.node_budget)
+        self._last = _Drafted(trees, of, selection)
+        if not selection.total:
+            _decode_plainly(plan, [])
             return None
+        return self._kept(plan, allowed, selection)
+
+    def observe(self, walks: list[Walk], plain: int, seconds: float, typical: bool) -> None:
+        """What came of the step: walks of the sequences with trees, how many others decoded, and its time.
+
+        `typical` is False for steps that also did something else than decoding.
+        """
+        last = self._last
+        seconds -= self._looked
+        committed = plain + sum(len(walk.tokens) for walk in walks)
+        if last is not None and len(walks) == len(last.selection.kept):
+            self._drafted += 1
+            if self._drafted < _SETTLED or self._drafted % _SAMPLE == 0:
+                self._learn(last, walks)
+        if self.policy.last.free and self.policy.mode == "auto":
+            self._ngram_policy.observe(seconds, committed, typical)
+        else:
+            if last is not None and self._flags is not None:
+                self._ngram_policy.gained(self._accepted(last, walks), plain + len(walks))
+            self._ngram_policy.passed(seconds, plain if typical and not walks else 0)
+        self.policy.observe(seconds, committed, typical)
+
+    def report(self) -> dict[str, Any]:
+        """`calibration` (predicted and observed acceptance by depth) and the policy's report; with an n-gram
+        memory, `ngram`: what it was asked and found, and the steps that ran no head."""
+        report = {"calibration": self._calibration.report(), **self.policy.report()}
+        if self._ngrams is not None:
+            report["ngram"] = {**self._ngrams.report(), "alone": self._ngram_policy.report()}
+        return report
+
+    def _consult(
+        self, ngrams: NgramDrafts, plan: StepPlan, drafting: int
+    ) -> tuple[dict[int, Proposal], Forest | None]:
+        """What the memory proposes for this step, and the step with that alone where it pays; `drafting`
+        sequences would run the heads. Nothing where the step has to go as planned, to find out."""
+        auto = self.policy.mode == "auto"
+        if auto and self.policy.last.probe:
+            return {}, None
+        looks = self._ngram_policy.looks() if auto else None
+        if looks == 0:
+            return {}, None
+        began = self._clock()
+        least = _LEAST_MATCH if drafting else _LEAST_MATCH_ALONE
+        nodes = min(self._nodes, plan.node_budget)
+        proposals, looked = ngrams.look(plan.speculating, nodes, least, looks)
+        forest = self._propose(plan, proposals, drafting) if proposals else None
+        if auto and looked and forest is None:
+            self._looked = self._clock() - began
+            self._ngram_policy.looked(looked, self._looked)
+        return proposals, forest
+
+    def _propose(self, plan: StepPlan, proposals: dict[int, Proposal], drafting: int) -> Forest | None:
+        """The step with proposals alone, where that pays; `drafting` sequences would run the heads."""
+        policy = self.policy
+        if policy.mode == "auto":
+            rate = policy.rate()
+            if rate is None:
+                return None
+        elif drafting:
+            return None
+        rows = len(plan.speculating) + len(plan.plain)
+        masks = [plan.speculating[row].mask for row in proposals]
+        candidates = drop_forbidden(proposed(proposals), masks)
+        order_X, worth_C = rank(candidates.values)
+        total = min(len(worth_C) - 1, plan.node_budget)
+        if policy.mode == "auto":
+            assert rate is not None
+            prompt_rows = sum([chunk.count for chunk in plan.chunks])
+            most = self._nodes * len(plan.speculating)
+            total = self._ngram_policy.choose(
+                worth_C[: total + 1], most, rows, prompt_rows, rate, drafting > 0
+            )
+        if not total:
+            return None
+        policy.give_way(total, rows + worth_C[total])
+        _decode_plainly(plan, [plan.speculating[row] for row in proposals])
+        return self._kept(plan, candidates, keep(order_X, total, candidates.parents))
+
+    def _merge(
+        self,
+        plan: StepPlan,
+        drafting: list[Sequence],
+        trees: Candidates,
+        proposals: dict[int, Proposal],
+    ) -> tuple[Candidates, Of]:
+        """Trees of the heads and proposals in one, and which of the step's trees the heads drafted for."""
+        known = {id(sequence) for sequence in drafting}
+        taking = [i for i, s in enumerate(plan.speculating) if id(s) in known or i in proposals]
+        place = {index: row for row, index in enumerate(taking)}
+        of = [place[i] for i, s in enumerate(plan.speculating) if id(s) in known]
+        found = {place[index]: proposal for index, proposal in proposals.items()}
+        _decode_plainly(plan, [plan.speculating[index] for index in taking])
+        return merged(trees, of, found, len(taking), self._nodes), of
+
+    def _kept(self, plan: StepPlan, candidates: Candidates, selection: Selection) -> Forest:
+        """The selected nodes; the memory is told whose proposals are among them."""
+        forest = candidates.keep(selection)
+        self._flags = forest.ngram
+        if forest.ngram is not None:
+            assert self._ngrams is not None
+            heads = candidates.heads
+            trees = zip(plan.speculating, selection.kept, strict=True)
+            self._ngrams.used(sequence for sequence, nodes in trees if nodes and nodes[-1] >= heads)
         return forest
+
+    def _accepted(self, last: _Drafted, walks: list[Walk]) -> int:
+        """Tokens of a step's walks that only the memory had proposed."""
+        assert self._flags is not None
+        start = tokens = 0
+        for walk, nodes in zip(walks, last.selection.kept, strict=True):
+            tokens += sum([self._flags[start + node] for node in walk.nodes])
+            start += len(nodes)
+        return tokens
+
+    def _learn(self, last: _Drafted, walks: list[Walk]) -> None:
+        """Tell the heads' calibration what became of their trees, as far as the walks stayed in them."""
+        nodes = last.selection.as_drafted([walk.nodes for walk in walks])
+        heads = last.trees.nodes
+        found = []
+        for row in last.of:
+            own = nodes[row]
+            stayed = next((at for at, node in enumerate(own) if node >= heads), len(own))
+            found.append((walks[row].tokens[: stayed + 1], own[:stayed]))
+        trees = last.trees
+        self._calibration.observe(
+            trees.token_SN,
+            trees.parent_SN,
+            trees.depth_SN,
+            trees.logprob_SN,
+            found,
+            trees.share_SN,
+            trees.ranked_S,
+        )
 
     def _most(self, sequences: int) -> int:
         """Nodes per sequence worth drafting: about twice as many as were last worth verifying."""
@@ -84,29 +283,10 @@ class Drafting:
             return self._nodes
         return min(self._nodes, max(_LEAST_DRAFTED, 2 * -(-self.policy.planned_nodes // sequences)))
 
-    def observe(self, walks: list[Walk], plain: int, seconds: float, typical: bool) -> None:
-        """What came of the step: walks of the sequences that drafted, how many others decoded, and its time.
 
-        `typical` is False for steps that also did something else than decoding.
-        """
-        last = self._last
-        if last is not None and len(walks) == len(last.selection.counts):
-            nodes = last.selection.as_drafted([walk.nodes for walk in walks])
-            found = [(walk.tokens, kept) for walk, kept in zip(walks, nodes, strict=True)]
-            trees = last.trees
-            self._calibration.observe(
-                trees.token_SN, trees.parent_SN, trees.depth_SN, trees.logprob_SN, found
-            )
-        committed = plain + sum(len(walk.tokens) for walk in walks)
-        self.policy.observe(seconds, committed, typical)
-
-    def report(self) -> dict[str, Any]:
-        """`calibration` (predicted and observed acceptance by depth) and the policy's report."""
-        return {"calibration": self._calibration.report(), **self.policy.report()}
-
-
-def _decode_plainly(plan: StepPlan, count: int) -> None:
-    """Move the oldest `count` sequences from those with trees to those without."""
-    if count:
-        plan.plain = plan.speculating[:count] + plan.plain
-        plan.speculating = plan.speculating[count:]
+def _decode_plainly(plan: StepPlan, trees: list[Sequence]) -> None:
+    """Leave only the given sequences, in their order, with trees."""
+    if len(trees) < len(plan.speculating):
+        kept = {id(sequence) for sequence in trees}
+        plan.plain = [s for s in plan.speculating if id(s) not in kept] + plan.plain
+        plan.speculating = trees

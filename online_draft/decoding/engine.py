@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from online_draft.core import GenerationRequest, StepOutput
+from online_draft.decoding.adapters import EngineAdapters
 from online_draft.decoding.batch import SlotTable
 from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.choices import TargetChoices
@@ -23,6 +24,7 @@ from online_draft.decoding.drafting import Drafting
 from online_draft.decoding.feed import RingFeed
 from online_draft.decoding.masks import TokenMask
 from online_draft.decoding.memory import kv_tokens_for
+from online_draft.decoding.ngrams import NgramDrafts
 from online_draft.decoding.plan import CacheStats, StepPlan
 from online_draft.decoding.profile import StepProfile
 from online_draft.decoding.runners.base import Memory
@@ -81,6 +83,9 @@ class Engine:
         self._choices = TargetChoices(loaded.config.vocab_size, device)
         self._drafter: Drafter | None = None
         self._draft_state: DraftState | None = None
+        self.adapters = EngineAdapters(config.max_adapters, config.adapter_rank)
+        """Of the drafter, by segment: `load` and `unload` between two steps disturb no other sequence."""
+        self._ngrams = NgramDrafts() if config.ngram else None
         self.drafter_version: str | None = None
         self.timer: StepTimer | None = None
         """Only benchmarks set one."""
@@ -132,10 +137,19 @@ class Engine:
         if sequence is not None:
             self._forget(sequence.slot)
 
+    def forget_tenant(self, tenant: str) -> None:
+        """Erase what the n-gram memory holds of a tenant; its unfinished requests leave nothing there."""
+        if self._ngrams is not None:
+            self._ngrams.forget(tenant)
+        for sequence in self._scheduler.sequences():
+            if sequence.request.tenant == tenant:
+                sequence.remembered = False
+
     def set_drafter(self, drafter: Drafter | None, version: str | None) -> None:
-        """Draft with these heads from the next step on; None decodes plainly.
+        """Draft with these heads from the next step on; None leaves the n-gram memory, or plain decoding.
 
         Nothing is flushed: running sequences go on, their drafter state is rebuilt from the feature ring.
+        Adapters of another base are dropped.
         ConfigError, and nothing is changed, for one that can't draft in this engine.
         """
         positions = None if drafter is None else drafter.max_positions
@@ -152,6 +166,7 @@ class Engine:
         known = self._drafter
         self._drafter = drafter
         self._draft_state = None if drafter is None else drafter.new_state(self.config.max_sequences)
+        self.adapters.drafter_changed(drafter, self._draft_state)
         self.drafter_version = version
         self._runner.set_drafter(drafter, self._draft_state)
         if drafter is not None and known is not None and drafter.kind == known.kind:
@@ -185,6 +200,8 @@ class Engine:
             sequence = self._scheduler.in_slot(slot)
             if sequence is not None:
                 self._table.check_integrity(sequence)
+        if self._ngrams is not None:
+            self._ngrams.check_integrity([s for s in range(self.config.max_sequences) if self.request_in(s)])
 
     def cache_stats(self) -> CacheStats:
         """What the KV cache did so far, as counts."""
@@ -221,7 +238,7 @@ class Engine:
         walks = collect(plan, forest, rows, self._choices, self._runner, commit)
         if timer is not None:
             timer.mark("choose")
-        self._feed.add(commit.moves, rows, forest is not None)
+        self._feed.add(commit.moves, rows, self._drafting.ran_heads)
         if timer is not None:
             timer.mark("commit")
         for sequence in plan.sequences():
@@ -229,6 +246,8 @@ class Engine:
             if sequence.finish_reason is not None:
                 self._scheduler.remove(sequence.request.request_id)
                 self._forget(sequence.slot)
+                if self._ngrams is not None and sequence.remembered:
+                    self._ngrams.remember(sequence)
         self._drafting.observe(walks, len(plan.plain), time.perf_counter() - began, not plan.chunks)
         if timer is not None:
             timer.mark("deliver")
@@ -246,7 +265,7 @@ class Engine:
 
     def _plan(self) -> StepPlan:
         """The scheduler's plan, with block tables and feature ring brought up to it."""
-        nodes = 0 if self._drafter is None else self.config.tree_nodes
+        nodes = self.config.tree_nodes if self._drafter is not None or self._ngrams is not None else 0
         plan = self._scheduler.plan(nodes, self._drafting.policy.expected_nodes)
         for slot in plan.vacated:
             self._forget(slot)
@@ -254,13 +273,17 @@ class Engine:
             self._table.extend(sequence, start)
         for sequence in plan.admitted:
             self._ring.rebase(sequence.slot, sequence.cached)
+            self.adapters.follow(sequence.slot, sequence.request.segment)
             sequence.followed = sequence.request.speculate and self._drafting.policy.follows()
         return plan
 
     def _forget(self, slot: int) -> None:
-        """Clear what the drafter knew about a slot's sequence."""
+        """Clear what drafter and n-gram memory knew about a slot's sequence."""
         self._feed.forget(slot)
         self._ring.reset(slot)
+        self.adapters.forget(slot)
+        if self._ngrams is not None:
+            self._ngrams.end(slot)
         if self._draft_state is not None:
             self._draft_state.invalidate(slot)
 
@@ -276,7 +299,8 @@ class Engine:
     def _set_policy(self) -> None:
         """A policy for the drafter and the runner at hand; both fix what a step costs."""
         drafter, nodes = self._drafter, self.config.tree_nodes
-        mode = self.config.speculation if drafter is not None and nodes else "off"
+        able = drafter is not None or self._ngrams is not None
+        mode = self.config.speculation if able and nodes else "off"
         profile = StepProfile((1,), (1e-3,))
         if self.config.speculation == "auto":
             profile = step_profile(
@@ -284,5 +308,13 @@ class Engine:
             )
             self._scheduler.pace(profile)
         policy = SpeculationPolicy(CostModel(profile, self._runners.padded), nodes, mode)
-        heads = 1 if drafter is None else drafter.config.num_heads
-        self._drafting = Drafting(policy, nodes, self.config.tree_width, heads)
+        heads = 0 if drafter is None else drafter.config.num_heads
+        self._drafting = Drafting(
+            policy,
+            nodes,
+            self.config.tree_width,
+            heads,
+            self._ngrams,
+            self.config.noise_ranked,
+            lambda: time.perf_counter(),
+        )

@@ -6,12 +6,13 @@ Shapes: S sequences, N nodes of a tree, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from torch import Tensor
 
-from online_draft.decoding.forest import DraftedTrees
+if TYPE_CHECKING:
+    from online_draft.decoding.candidates import Candidates
 
 
 class TokenMask(Protocol):
@@ -81,14 +82,14 @@ class MaskCursor:
         return self.allowed_V is not None and not bool(self.allowed_V.any())
 
 
-def drop_forbidden(trees: DraftedTrees, cursors: Sequence[MaskCursor | None]) -> DraftedTrees:
+def drop_forbidden(candidates: Candidates, cursors: Sequence[MaskCursor | None]) -> Candidates:
     """Strike out the nodes that their sequence's mask forbids, and those below them."""
     if all(cursor is None for cursor in cursors):
-        return trees
-    forbidden_SN = np.zeros(trees.token_SN.shape, dtype=np.bool_)
-    for index, cursor in enumerate(cursors):
+        return candidates
+    values = list(candidates.values)
+    for row, cursor in enumerate(cursors):
         if cursor is not None:
-            exists = np.isfinite(trees.logprob_SN[index]).tolist()
-            tokens, parents = trees.token_SN[index].tolist(), trees.parent_SN[index].tolist()
-            forbidden_SN[index] = np.logical_not(cursor.permitted(tokens, parents, exists))
-    return trees.without(forbidden_SN)
+            exists = [value > 0 for value in values[row]]
+            allowed = cursor.permitted(candidates.tokens[row], candidates.parents[row], exists)
+            values[row] = [value * keep for value, keep in zip(values[row], allowed, strict=True)]
+    return replace(candidates, values=values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.config import EngineConfig
@@ -55,6 +55,10 @@ class Scheduler:
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._sequences
+
+    def sequences(self) -> Iterable[Sequence]:
+        """All that are running or waiting."""
+        return self._sequences.values()
 
     def in_slot(self, slot: int) -> Sequence | None:
         """The running sequence of a slot."""
@@ -110,12 +114,12 @@ class Scheduler:
         for sequence in self._running.values():
             if not sequence.decoding:
                 prefilling.append(sequence)
-            elif nodes > 0 and sequence.followed and sequence.remaining > 1:
+            elif nodes > 0 and self._may_draft(sequence) and sequence.remaining > 1:
                 plan.speculating.append(sequence)
             else:
                 plan.plain.append(sequence)
         roots = len(plan.speculating) + len(plan.plain)
-        trees = nodes * len(plan.speculating)
+        trees = nodes * sum(sequence.followed for sequence in plan.speculating)
         free = self._config.step_rows - roots
         if prefilling or self._waiting:
             limit = min(free, self._prefill_limit(roots, min(trees, expected_nodes)))
@@ -186,7 +190,10 @@ class Scheduler:
         assert self._deadlines.keys() <= known.keys(), "a deadline has no request"
 
     def _tree_rows(self, sequence: Sequence) -> int:
-        return self._config.tree_nodes if sequence.followed else 0
+        return self._config.tree_nodes if self._may_draft(sequence) else 0
+
+    def _may_draft(self, sequence: Sequence) -> bool:
+        return sequence.followed or (self._config.ngram and sequence.request.speculate)
 
     def _prefill_limit(self, roots: int, nodes: int) -> int:
         """Prompt rows beside decoding ones: as many as make the step take about twice as long, or, without a

@@ -1,82 +1,78 @@
-"""The nodes that a step verifies, of those that were drafted.
+"""The nodes that a step verifies, of those that it could.
 
-Shapes: S sequences, N nodes drafted for each, K nodes kept in all, X = S·N.
-Host side, numpy.
+Plain lists: for a handful of nodes numpy's calls cost more than the work. Shapes: S sequences, X nodes over
+all of them, C counts of nodes (0 … X).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+_FEW = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Kept nodes sequence by sequence, parents first.
+    """Kept nodes of every sequence, parents first: `kept` are their places in the whole tree, `parents` their
+    parents' places among the kept (-1 the root)."""
 
-    `counts` [S] nodes of each sequence; `flat_K` their places in the [S, N] trees, flattened; `parent_K`
-    their parents' places among the sequence's kept nodes (-1 the root); `nodes` is N.
-    """
+    kept: list[list[int]]
+    parents: list[list[int]]
 
-    nodes: int
-    counts: list[int]
-    flat_K: Ints
-    parent_K: Ints
+    @property
+    def counts(self) -> list[int]:
+        """Nodes of each sequence."""
+        return [len(nodes) for nodes in self.kept]
 
     @property
     def total(self) -> int:
         """Nodes over the whole batch."""
-        return len(self.flat_K)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all that was drafted is kept."""
-        return len(self.flat_K) == self.nodes * len(self.counts)
+        return sum(map(len, self.kept))
 
     def as_drafted(self, walks: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Walks of all sequences, in kept nodes -> the same in nodes as drafted."""
-        if self.whole:
-            return [list(walk) for walk in walks]
-        found, start = [], 0
-        for row, (walk, count) in enumerate(zip(walks, self.counts, strict=True)):
-            base = row * self.nodes
-            found.append([int(self.flat_K[start + node]) - base for node in walk])
-            start += count
-        return found
+        """Walks of all sequences, in kept nodes -> the same in nodes of the whole trees."""
+        return [[nodes[node] for node in walk] for nodes, walk in zip(self.kept, walks, strict=True)]
 
 
-def rank(value_SN: Floats) -> tuple[Ints, Floats, int]:
-    """Nodes of the whole batch, best first; what the best 0, 1, … of them are worth; how many are nodes at
-    all (value above 0). Ties go to the node that comes first: parents."""
-    value_X = value_SN.ravel()
-    order_X = (-value_X).argsort(kind="stable")
-    worth_C = np.zeros(len(value_X) + 1)
-    value_X.take(order_X).cumsum(out=worth_C[1:])
-    return order_X, worth_C, int(np.count_nonzero(value_X))
+def rank(values: Sequence[Sequence[float]]) -> tuple[list[int], list[float]]:
+    """Nodes of the whole batch, sequence after sequence as one list, best first; and what the best 0, 1, … of
+    them are worth, as far as they are nodes at all (value above 0). Ties go to the node that comes first."""
+    value_X = [value for row in values for value in row] if len(values) > 1 else values[0]
+    nodes = len(value_X)
+    if nodes <= _FEW:
+        order_X = sorted(range(nodes), key=value_X.__getitem__, reverse=True)
+    else:
+        order_X = (-np.array(value_X)).argsort(kind="stable").tolist()
+    usable = nodes - value_X.count(0.0)
+    worth_C = list(accumulate([value_X[node] for node in order_X[:usable]], initial=0.0))
+    return order_X, worth_C
 
 
-def keep(order_X: Ints, total: int, parent_SN: Ints) -> Selection:
+def best_count(worth_C: Sequence[float], cost_C: Sequence[float], rate: float) -> int:
+    """The number of nodes whose worth exceeds most what their time is worth: `rate` a second."""
+    if len(worth_C) > _FEW:
+        return int((np.array(worth_C) - rate * np.array(cost_C[: len(worth_C)])).argmax())
+    scores = [worth - rate * cost for worth, cost in zip(worth_C, cost_C, strict=False)]
+    return scores.index(max(scores))
+
+
+def keep(order_X: Sequence[int], total: int, parents: Sequence[Sequence[int]]) -> Selection:
     """Keep the first `total` nodes of `order_X`, which must be closed under "parent of"."""
-    count, nodes = parent_SN.shape
-    if total == count * nodes:
-        return Selection(nodes, [nodes] * count, np.arange(total), parent_SN.ravel())
-    flat_K = np.sort(order_X[:total])
-    parent_K = parent_SN.take(flat_K)
-    if count == 1:
-        place_X = np.empty(nodes + 1, np.int64)
-        place_X[-1] = -1
-        place_X[flat_K] = np.arange(total)
-        return Selection(nodes, [total], flat_K, place_X.take(parent_K))
-    row_K = flat_K // nodes
-    counts_S = np.bincount(row_K, minlength=count)
-    start_S = counts_S.cumsum() - counts_S
-    place_X = np.empty(count * nodes, np.int64)
-    place_X[flat_K] = np.arange(total) - start_S.take(row_K)
-    above_K = np.maximum(row_K * nodes + parent_K, 0)
-    return Selection(nodes, counts_S.tolist(), flat_K, np.where(parent_K < 0, -1, place_X.take(above_K)))
+    kept: list[list[int]] = [[] for _ in parents]
+    above: list[list[int]] = [[] for _ in parents]
+    row, start, end = 0, 0, len(parents[0])
+    place = {-1: -1}
+    for at in sorted(order_X[:total]):
+        while at >= end:
+            row += 1
+            start, end = end, end + len(parents[row])
+            place = {-1: -1}
+        node = at - start
+        place[node] = len(kept[row])
+        kept[row].append(node)
+        above[row].append(place[parents[row][node]])
+    return Selection(kept, above)

@@ -9,7 +9,7 @@ from online_draft.core import FinishReason, GenerationRequest, SpeculationCounts
 from online_draft.decoding.detokenizer import Detokenizer, StopMatcher
 from online_draft.decoding.logprobs import PromptLogprobs
 from online_draft.decoding.masks import MaskCursor, TokenMask
-from online_draft.decoding.noise import noise_key
+from online_draft.decoding.noise import position_key, stream_key
 from online_draft.decoding.prefix import block_key, root_key
 from online_draft.decoding.processors import processors_for
 from online_draft.decoding.sampling import has_filter
@@ -32,6 +32,8 @@ class Sequence:
     ) -> None:
         self.request = request
         self.sampling = request.sampling
+        self.stream = stream_key(request.sampling.seed, request.prompt_index, request.choice_index)
+        """What its noise has in common at all positions."""
         self.tokens = [*request.prompt_ids, *request.emitted]
         self.length = 0
         self.order = (request.priority, 0)
@@ -41,6 +43,8 @@ class Sequence:
         """Of each position that `blocks` have room for."""
         self.followed = request.speculate
         """Whether its hidden rows go into the feature ring, so that it can be drafted for."""
+        self.remembered = request.learn
+        """Whether the n-gram memory may keep what it says."""
         self.cached = 0
         self.registered = 0
         """Leading blocks that the prefix table has been told of."""
@@ -119,9 +123,7 @@ class Sequence:
 
     def key(self, depth: int) -> int:
         """Noise key of the token chosen at a node of this depth (0 is the root)."""
-        request = self.request
-        position = len(self.tokens) + depth
-        return noise_key(self.sampling.seed, request.prompt_index, request.choice_index, position)
+        return position_key(self.stream, len(self.tokens) + depth)
 
     def commit(self, tokens: list[int]) -> tuple[list[int], str]:
         """Append tokens one by one until one of them ends the request; sets `finish_reason`.

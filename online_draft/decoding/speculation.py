@@ -1,24 +1,20 @@
 """The speculation policy: how many nodes each step verifies over the whole batch, zero included.
 
 Shapes: S sequences, N nodes drafted for each, J counts of nodes per sequence (0 … N), C counts of nodes over
-the batch (0 … S·N). Host side, numpy.
+the batch (0 … S·N).
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from online_draft.decoding.cost import CostModel
-from online_draft.decoding.selection import Selection, keep, rank
+from online_draft.decoding.realised import Realised
+from online_draft.decoding.selection import Selection, best_count, keep, rank
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 SpeculationMode = Literal["auto", "always", "off"]
 
 _MARGIN = 0.02
@@ -47,6 +43,8 @@ _LEAST_RUN = 8
 _MEMORY = 48.0
 _COLD = 4
 """The first drafted steps of all warm the machine up: what they take says nothing."""
+_MANY, _SAMPLE = 200, 4
+"""Behind so many drafted steps every fourth tells what steps cost."""
 _STALE = 256.0
 """Plain steps after which the curve is trusted half as much."""
 _BURST = 4
@@ -58,21 +56,19 @@ _STRAYED = 0.1
 """Where costs have moved this far (log) since the last plain step, it is time for some."""
 _IDLE = 16
 """Plain steps of which one is looked at while nothing is drafted."""
-_REALISED_MEMORY = 192.0
-_REALISED_MOST = 2.0
-"""What a step may count as at most, in mean ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a step was decided to be: `sequences` draft, `others` decode without a tree. `expected` tokens it
-    should give; `probe`: drafted only to find out."""
+    """What a step was decided to be: `sequences` draft, `others` don't. `expected` tokens it should give;
+    `probe`: drafted only to find out; `free`: verifies nodes for which no head was run."""
 
     sequences: int = 0
     others: int = 0
     nodes: int = 0
     expected: float = 0.0
     probe: bool = False
+    free: bool = False
 
     @property
     def drafted(self) -> bool:
@@ -97,16 +93,15 @@ class SpeculationPolicy:
         self.last = Decision()
         self.planned_nodes = 0
         """Nodes over the batch that the last `plan` thought best, before the step's own values were known."""
-        self._gain_J = np.zeros(nodes + 1)
-        self._counts_J = np.arange(nodes + 1)
+        self._gain_J = [0.0] * (nodes + 1)
         self._gain_weight = 0.0
         self._gained = self._promised = 0.0
-        self._known_cost_C: Floats | None = None
+        self._known_cost_C: list[float] | None = None
         self._known_best = (0, 0.0)
         self._rate: float | None = None
         self._plain_rate = 1.0
         self._advantage = 1.0
-        self._realised = _Realised()
+        self._realised = Realised()
         self._on = True
         self._eligible = self._decided = 0
         self._prompt_rows = 0
@@ -116,6 +111,8 @@ class SpeculationPolicy:
         self._run = 0
         self._plain_run = 0
         self._since_plain = 0
+        self._measuring = False
+        self._cold = False
         self._trial_left = 0
         self._burst_left = 0
         self._burst_gap = _BURST_GAPS[0]
@@ -155,6 +152,7 @@ class SpeculationPolicy:
             self._decided, self._idle, self._wanted = sequences, 0, True
         rows = sequences + others
         count, probe = 0, False
+        self._measuring = False
         if self.mode == "auto" and sequences and self.nodes:
             if self._idle:
                 self._idle -= 1
@@ -164,36 +162,56 @@ class SpeculationPolicy:
             count = sequences
             self.planned_nodes = sequences * self.nodes
         last = self.last
-        if count or last.sequences or last.others != rows:
+        if count or last.sequences or last.free or last.others != rows:
             self.last = Decision(count, rows - count, 0, float(rows), probe)
         return count
 
+    def rate(self) -> float | None:
+        """Tokens per second of the step just planned; None where it must go as planned, to find out."""
+        last = self.last
+        if not last.sequences:
+            return None if self._measuring else last.others / self.cost.plain(last.others)
+        known = self._gain_weight >= _SETTLED and self._rate is not None and not last.probe
+        return self._rate * self._realised.share if known and self._rate is not None else None
+
+    def give_way(self, nodes: int, expected: float) -> None:
+        """The step just planned verifies `nodes` nodes that came for nothing instead, and runs no head."""
+        last = self.last
+        self.last = Decision(0, last.sequences + last.others, nodes, expected, free=True)
+
     def select(
-        self, value_SN: Floats, parent_SN: Ints, prompt_rows: int = 0, limit: int | None = None
+        self,
+        values: Sequence[Sequence[float]],
+        parents: Sequence[Sequence[int]],
+        prompt_rows: int = 0,
+        limit: int | None = None,
     ) -> Selection:
         """The nodes to verify, by calibrated path probability (0: not a node) over the whole batch.
 
-        Parents must come before their children and be worth no less; the selection is then closed under
-        "parent of". A sequence may get no nodes. `prompt_rows` are rows of prompt chunks in the same step,
-        `limit` the nodes that it has room for.
+        Both by sequence and node. Parents must come before their children and be worth no less; the selection
+        is then closed under "parent of". A sequence may get no nodes. `prompt_rows` are rows of prompt chunks
+        in the same step, `limit` the nodes that it has room for.
         """
         self._prompt_rows = prompt_rows
-        order_X, worth_C, usable = rank(value_SN)
+        order_X, worth_C = rank(values)
+        usable = len(worth_C) - 1
         if limit is not None:
             usable = max(0, min(usable, limit))
         total = usable
         if self.mode == "auto":
             last = self.last
-            cost_C = self.cost.speculative(last.sequences, last.others + prompt_rows, len(worth_C))
-            if self._rate is None:
-                score_C = (worth_C + (last.sequences + last.others)) / cost_C
-            else:
-                score_C = worth_C - cost_C * self._rate
-            total = int(score_C[: usable + 1].argmax())
+            most = max(usable, len(values) * self.nodes)
+            cost_C = self.cost.speculative(last.sequences, last.others + prompt_rows, most + 1)
+            usable_C = worth_C[: usable + 1]
+            rate = self._rate
+            if rate is None:
+                rows = last.sequences + last.others
+                rate = max((rows + worth) / cost for worth, cost in zip(usable_C, cost_C, strict=False))
+            total = best_count(usable_C, cost_C, rate)
             if last.probe:
                 total = max(total, min(usable, _PROBE_NODES * last.sequences))
         self._chose(worth_C, total)
-        return keep(order_X, total, parent_SN)
+        return keep(order_X, total, parents)
 
     def observe(self, seconds: float, committed: int, typical: bool = True) -> None:
         """What the planned step took, and the tokens of the walks of its sequences and others, uncut.
@@ -205,11 +223,15 @@ class SpeculationPolicy:
         if not rows:
             return
         self._buckets[last.nodes] += 1
+        if last.free:
+            self._cold = True
+            return
         self._credit += _SHARE * seconds
         if not last.sequences:
             self._plain_run += 1
             seen = self._plain_run > 1 if self._on else self._plain_run % _IDLE == 0
-            if typical and seen and self.mode == "auto":
+            cold, self._cold = self._cold, False
+            if typical and seen and not cold and self.mode == "auto":
                 self.cost.observe(rows, 0, False, seconds)
                 self._plain_drift = self.cost.drift
             if not self._on:
@@ -229,7 +251,8 @@ class SpeculationPolicy:
         if self._drafted > _COLD:
             worth = committed / self._plain_rate
             if typical:
-                if self._plain_run < _PROBE_GAP:
+                known = self._drafted > _MANY and self._drafted % _SAMPLE
+                if self._plain_run < _PROBE_GAP and not known:
                     self.cost.observe(rows + last.nodes, last.sequences, True, seconds)
                 if not last.probe:
                     self._realised.observe(seconds, worth, self._advantage)
@@ -244,7 +267,7 @@ class SpeculationPolicy:
     def drafter_changed(self) -> None:
         """Another drafter drafts from the next step on: what is known of the old one counts little."""
         self._gain_weight = min(self._gain_weight, 2.0)
-        self._realised = _Realised()
+        self._realised = Realised()
         self._backoff = 1.0
         self._idle = 0
         self._wanted = True
@@ -271,9 +294,12 @@ class SpeculationPolicy:
         cost_C = self.cost.speculative(sequences, others, sequences * self.nodes + 1)
         if cost_C is not self._known_cost_C:
             # While nothing is drafted the curve stands still, and costs rarely move.
-            rate_J = (self._gain_J * sequences + rows) / cost_C[::sequences]
-            best = int(rate_J.argmax())
-            self._known_cost_C, self._known_best = cost_C, (best, float(rate_J[best]))
+            costs = cost_C[::sequences]
+            rate_J = [
+                (gain * sequences + rows) / cost for gain, cost in zip(self._gain_J, costs, strict=True)
+            ]
+            rate = max(rate_J)
+            self._known_cost_C, self._known_best = cost_C, (rate_J.index(rate), rate)
         best, rate = self._known_best
         self.planned_nodes = sequences * best
         self._rate = max(rate, self._plain_rate)
@@ -300,6 +326,7 @@ class SpeculationPolicy:
         """Whether to draft in a step while speculation is on."""
         if self._burst_left:
             self._burst_left -= 1
+            self._measuring = True
             return False
         if self._trial_left:
             self._trial_left = self._trial_left - 1 if self._credit > 0 else 0
@@ -313,6 +340,7 @@ class SpeculationPolicy:
             near, far = _BURST_GAPS
             self._burst_gap = min(far, 2 * self._burst_gap) if advantage > 1.2 else near
             self._burst_left = _BURST - 1
+            self._measuring = True
             return False
         return True
 
@@ -330,52 +358,18 @@ class SpeculationPolicy:
         self._realised.forget()
         return True
 
-    def _chose(self, worth_C: Floats, total: int) -> None:
+    def _chose(self, worth_C: Sequence[float], total: int) -> None:
         """Enter a step's values into the curve and its choice into the decision."""
         last = self.last
         self._known_cost_C = None
-        place_J = np.minimum(self._counts_J * last.sequences, len(worth_C) - 1)
+        sequences, most = last.sequences, len(worth_C) - 1
         weight = self._gain_weight * _STALE / (_STALE + self._plain_run)
-        share = last.sequences / max(1, self._eligible)
-        self._gain_J += (worth_C.take(place_J) / last.sequences - self._gain_J) * share / (share + weight)
+        share = sequences / max(1, self._eligible)
+        part = share / (share + weight)
+        self._gain_J = [
+            gain + (worth_C[min(count * sequences, most)] / sequences - gain) * part
+            for count, gain in enumerate(self._gain_J)
+        ]
         self._gain_weight = min(_MEMORY, weight + share)
-        expected = last.expected + float(worth_C[total])
+        expected = last.expected + worth_C[total]
         self.last = Decision(last.sequences, last.others, total, expected, last.probe)
-
-
-class _Realised:
-    """The advantage that drafted steps really had, over the one that was promised.
-
-    `share` differs from 1 by as much as the steps say beyond one standard error.
-    """
-
-    def __init__(self) -> None:
-        self._steps = self._seconds = self._worth = self._promised = self._squares = 0.0
-        self.share = 1.0
-
-    def observe(self, seconds: float, worth: float, advantage: float) -> None:
-        """A drafted step: its time, that of plain ones for the same tokens, and their promised ratio."""
-        if self._steps >= 1.0:
-            seconds = min(seconds, _REALISED_MOST * self._seconds / self._steps)
-        promised = seconds * advantage
-        self._keep(1.0 - 1.0 / _REALISED_MEMORY)
-        self._steps += 1.0
-        self._seconds += seconds
-        self._worth += worth
-        self._promised += promised
-        self._squares += (worth - promised) ** 2
-        excess = (self._worth - self._promised) / self._promised
-        error = math.sqrt(self._squares) / self._promised
-        self.share = 1.0 + math.copysign(max(0.0, abs(excess) - error), excess)
-
-    def forget(self) -> None:
-        """Half of it."""
-        self._keep(0.5)
-        self.share = 0.5 + 0.5 * self.share
-
-    def _keep(self, part: float) -> None:
-        self._steps *= part
-        self._seconds *= part
-        self._worth *= part
-        self._promised *= part
-        self._squares *= part

@@ -94,20 +94,29 @@ def _pack_counts(cell: SegmentCounts) -> bytes:
             counts.drafted,
             counts.tried,
             counts.accepted,
+            counts.ngram_drafted,
+            counts.ngram_accepted,
         ]
     )
 
 
 def _unpack_counts(data: bytes) -> SegmentCounts:
     raw = unpack(data, "counts")
-    if not isinstance(raw, list) or len(raw) != 7 or any(type(value) is not int for value in raw[:5]):
+    # Without the last two: written before there was an n-gram memory.
+    if not isinstance(raw, list) or len(raw) not in (7, 9):
         raise StoreError("counts are not readable")
-    tried, accepted = raw[5:]
+    tried, accepted, ngram_drafted, ngram_accepted = [*raw[5:], 0, []][:4]
+    if any(type(value) is not int for value in (*raw[:5], ngram_drafted)):
+        raise StoreError("counts are not readable")
     if not isinstance(tried, list) or not isinstance(accepted, list) or len(tried) != len(accepted):
         raise StoreError("counts: tried and accepted must be equally long lists")
-    if any(type(value) is not int for value in (*tried, *accepted)):
+    if not isinstance(ngram_accepted, list) or len(ngram_accepted) > len(accepted):
+        raise StoreError("counts: ngram_accepted must be a list, not longer than accepted")
+    if any(type(value) is not int for value in (*tried, *accepted, *ngram_accepted)):
         raise StoreError("counts: tried and accepted must hold integers")
-    return SegmentCounts(raw[1], SpeculationCounts(raw[2], raw[3], raw[4], tried, accepted))
+    steps, committed, drafted = raw[2:5]
+    speculation = SpeculationCounts(steps, committed, drafted, tried, accepted, ngram_drafted, ngram_accepted)
+    return SegmentCounts(raw[1], speculation)
 
 
 def _unpack_cell(name: bytes) -> tuple[str, str, str]:

@@ -22,6 +22,7 @@ from online_draft.models.kv import KVCache
 from online_draft.models.ring import FeatureRing
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Sample = Callable[[int, float, int], int]
 """(logit row, temperature, noise key) -> token: one choice without a batch."""
 
@@ -74,8 +75,11 @@ class Runner(Protocol):
         """Draft with these weights, as they are now, from the next call on."""
         ...
 
-    def draft(self, sequences: list[Sequence], nodes: int, width: int) -> DraftedTrees:
-        """One tree of at most `nodes` nodes per sequence, at most `width` of a depth followed."""
+    def draft(
+        self, sequences: list[Sequence], nodes: int, width: int, trust_D: Floats | None = None
+    ) -> DraftedTrees:
+        """One tree of at most `nodes` nodes per sequence, at most `width` of a depth followed; with
+        `trust_D`, those of sampled sequences ranked by their noise (`NoiseRanking`)."""
         ...
 
     def run(self, plan: StepPlan, forest: Forest | None) -> Rows:

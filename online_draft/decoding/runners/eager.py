@@ -9,7 +9,8 @@ from torch import Tensor
 from online_draft.decoding.batch import build_batch
 from online_draft.decoding.forest import DraftedTrees, Forest
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.runners.base import Ints, Memory, Moves, Rows
+from online_draft.decoding.ranking import NoiseRanking
+from online_draft.decoding.runners.base import Floats, Ints, Memory, Moves, Rows
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.tree import DraftTrees, build_trees
 from online_draft.models.drafter import Drafter, DraftState
@@ -29,12 +30,15 @@ class EagerRunner:
         """Draft with these heads."""
         self._drafter, self._state = drafter, state
 
-    def draft(self, sequences: list[Sequence], nodes: int, width: int) -> DraftedTrees:
+    def draft(
+        self, sequences: list[Sequence], nodes: int, width: int, trust_D: Floats | None = None
+    ) -> DraftedTrees:
         """One tree per sequence. One synchronisation with the device."""
         assert self._drafter is not None and self._state is not None
         draft = self._drafter.draft(self._state, self._memory.ring, [s.slot for s in sequences])
         roots_S = torch.tensor([s.tokens[-1] for s in sequences], device=self._target.device)
-        return DraftedTrees.from_device(build_trees(draft, roots_S, nodes, width))
+        ranking = NoiseRanking.of(sequences, trust_D)
+        return DraftedTrees.from_device(build_trees(draft, roots_S, nodes, width, ranking), ranking)
 
     def run(self, plan: StepPlan, forest: Forest | None) -> Rows:
         """One target step."""

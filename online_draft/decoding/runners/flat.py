@@ -109,13 +109,13 @@ def _place_trees(forest: Forest, length_S: Ints, fields_5N: Ints) -> Ints:
     row_K = np.arange(forest.total) + tree_K + 1
     length_K = length_S[tree_K]
     fields_5N[0, row_K] = forest.token_K
-    fields_5N[1, row_K] = length_K + forest.depth_K
+    fields_5N[1, row_K] = length_K + np.array(forest.depth_K)
     fields_5N[4, row_K] = length_K + 1
     root_S = np.cumsum([0, *counts[:-1]]) + np.arange(len(counts))
     rows = fields_5N.shape[1]
     parent_N = np.full(rows, -1)
-    parent_N[row_K] = root_S[tree_K] + forest.parent_K + 1
-    chain_NA = np.full((rows, int(forest.depth_K.max())), -1)
+    parent_N[row_K] = root_S[tree_K] + np.array(forest.parent_K) + 1
+    chain_NA = np.full((rows, max(forest.depth_K)), -1)
     at_K = row_K
     for link in range(chain_NA.shape[1]):
         above_K = parent_N[at_K]

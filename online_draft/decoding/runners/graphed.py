@@ -17,7 +17,7 @@ from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.forest import DraftedTrees, Forest
 from online_draft.decoding.plan import StepPlan
 from online_draft.decoding.profile import row_buckets
-from online_draft.decoding.runners.base import Ints, Memory, Moves, Rows
+from online_draft.decoding.runners.base import Floats, Ints, Memory, Moves, Rows
 from online_draft.decoding.runners.capture import Capture
 from online_draft.decoding.runners.eager import EagerRunner
 from online_draft.decoding.runners.flat import FlatRows, flat_rows
@@ -112,9 +112,11 @@ class GraphedRunner:
         self._eager.set_drafter(drafter, state)
         self._heads = 0 if drafter is None else drafter.config.num_heads
 
-    def draft(self, sequences: list[Sequence], nodes: int, width: int) -> DraftedTrees:
+    def draft(
+        self, sequences: list[Sequence], nodes: int, width: int, trust_D: Floats | None = None
+    ) -> DraftedTrees:
         """One tree per sequence. One synchronisation with the device."""
-        return self._eager.draft(sequences, nodes, width)
+        return self._eager.draft(sequences, nodes, width, trust_D)
 
     def run(self, plan: StepPlan, forest: Forest | None) -> Rows:
         """One target step. Waits for the device only where a result is compared."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
 from online_draft.decoding.forest import DraftedTrees, Forest
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.runners.base import Ints, Memory, Moves, Rows
+from online_draft.decoding.ranking import NoiseRanking
+from online_draft.decoding.runners.base import Floats, Ints, Memory, Moves, Rows
 from online_draft.decoding.sequence import Sequence
 from online_draft.models.drafter import Drafter, DraftState
 from online_draft.models.native.backend import NativeBackend, NativeDrafting
@@ -30,25 +30,33 @@ class NativeRunner:
         if drafter is not None and state is not None:
             self._drafting = self._backend.drafting(drafter, state)
 
-    def draft(self, sequences: list[Sequence], nodes: int, width: int) -> DraftedTrees:
+    def draft(
+        self, sequences: list[Sequence], nodes: int, width: int, trust_D: Floats | None = None
+    ) -> DraftedTrees:
         """One tree per sequence."""
         assert self._drafting is not None
         slots, roots = [s.slot for s in sequences], [s.tokens[-1] for s in sequences]
-        token, parent, depth, logprob, _ = self._drafting.trees(self._memory.ring, slots, roots, nodes, width)
-        return DraftedTrees(token, parent, depth, logprob)
+        ranking = NoiseRanking.of(sequences, trust_D)
+        token, parent, depth, logprob, share, _ = self._drafting.trees(
+            self._memory.ring, slots, roots, nodes, width, ranking
+        )
+        ranked = None if ranking is None else ranking.ranked_S
+        return DraftedTrees(token, parent, depth, logprob, share, ranked)
 
     def run(self, plan: StepPlan, forest: Forest | None) -> Rows:
         """One target step."""
         tokens: list[int] = []
         groups: list[tuple[int, int, int, int, int]] = []
         starts: list[int] = []
-        trees = plan.speculating if forest is not None else []
-        counts = forest.counts if forest is not None else []
-        for sequence, count in zip(trees, counts, strict=True):
-            starts.append(len(tokens))
-            groups.append((sequence.slot, sequence.length, count + 1, _TREE, len(tokens)))
-            tokens.append(sequence.tokens[-1])
-            tokens += [0] * count
+        parents: list[int] = []
+        if forest is not None:
+            for sequence, (nodes, above, _) in zip(plan.speculating, forest.trees(), strict=True):
+                starts.append(len(tokens))
+                groups.append((sequence.slot, sequence.length, len(nodes) + 1, _TREE, len(tokens)))
+                tokens.append(sequence.tokens[-1])
+                tokens += nodes
+                parents.append(-1)
+                parents += [parent + 1 for parent in above]
         plain_start = len(tokens)
         for sequence in plan.plain:
             groups.append((sequence.slot, sequence.length, 1, _CHUNK, len(tokens)))
@@ -61,23 +69,16 @@ class NativeRunner:
             tokens += chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
             if chunk.last:
                 logit_rows.append(len(tokens) - 1)
-        token_N = np.array(tokens, dtype=np.int64)
-        parent_N = np.full(len(tokens), -1, dtype=np.int32)
-        if forest is not None and forest.total:
-            # A node's row is its place among all nodes, plus one root for each tree up to its own.
-            row_K = np.arange(forest.total) + np.repeat(np.arange(1, len(counts) + 1), counts)
-            token_N[row_K] = forest.token_K
-            parent_N[row_K] = forest.parent_K + 1
-        batch = FlatBatch(token_N, parent_N, np.array(groups, dtype=np.int64))
-        if plan.chunks:
-            batch.logit_rows_M = np.array(logit_rows, dtype=np.int64)
+        if parents:
+            parents += [-1] * (len(tokens) - len(parents))
+        batch = FlatBatch(tokens, parents, groups, logit_rows if plan.chunks else None)
         memory, target = self._memory, self._backend.target
         hidden_NF, logits_MV, best_M = target.step(batch, memory.slots.table, memory.kv)
 
         def sample(row: int, temperature: float, key: int) -> int:
             return target.sample(logits_MV[row], temperature, key)
 
-        return Rows(hidden_NF, logits_MV, starts, plain_start, chunk_starts, best_M.tolist(), sample)
+        return Rows(hidden_NF, logits_MV, starts, plain_start, chunk_starts, best_M, sample)
 
     def logits(self, hidden_NF: Tensor) -> Tensor:
         """The LM head on a step's hidden rows: [N, F] -> [N, V]."""

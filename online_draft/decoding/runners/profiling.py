@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import cast
 
-import numpy as np
 import torch
 
 from online_draft.decoding.batch import SlotTable
@@ -128,8 +127,8 @@ def _measure(
         nodes = sum(counts)
         if not nodes:
             return StepPlan(plain=stands(sequences)), None
-        parent_K = np.concatenate([np.arange(-1, n - 1) // 2 for n in counts])
-        forest = Forest(counts, np.zeros(nodes, np.int64), parent_K, _depths(parent_K, counts))
+        parent_K = [(node - 1) // 2 for n in counts for node in range(n)]
+        forest = Forest(counts, [0] * nodes, parent_K, _depths(parent_K, counts))
         return StepPlan(speculating=stands(sequences)), forest
 
     def run(total: int, sequences: int) -> None:
@@ -152,16 +151,16 @@ def _measure(
     return replace(found, draft_seconds=tuple(s + _DRAFT_HOST_S for s in found.draft_seconds))
 
 
-def _depths(parent_K: np.ndarray, counts: list[int]) -> np.ndarray:
+def _depths(parent_K: list[int], counts: list[int]) -> list[int]:
     depths: list[int] = []
     start = 0
     for count in counts:
         own: list[int] = []
-        for parent in parent_K[start : start + count].tolist():
+        for parent in parent_K[start : start + count]:
             own.append(1 if parent < 0 else own[parent] + 1)
         depths += own
         start += count
-    return np.array(depths, dtype=np.int64)
+    return depths
 
 
 def _device_name(device: torch.device) -> str:

@@ -187,3 +187,50 @@ def test_another_drafter_is_learnt_faster_after_forgetting() -> None:
         return float(np.abs(grid(calibration, 1, truth) - truth).mean())
 
     assert after(True) < 0.7 * after(False)
+
+
+def test_trees_ranked_by_noise_have_maps_of_their_own() -> None:
+    """Two kinds of trees in one batch, of which one boasts."""
+    calibration = Calibration(1)
+    rng = np.random.default_rng(8)
+    parent, depth = np.full((2, 1), -1), np.ones((2, 1), np.int64)
+    token, ranked = np.full((2, 1), 5), np.array([False, True])
+    for _ in range(1500):
+        said = rng.uniform(0.1, 0.9, (2, 1))
+        taken = rng.random((2, 1)) < said ** np.array([[1.0], [3.0]])
+        walks = [([5, 9], [0]) if hit else ([9], []) for hit in taken[:, 0]]
+        share = np.array([[0.0], [0.5]])
+        calibration.observe(token, parent, depth, np.log(said), walks, share, ranked)
+    p = np.linspace(0.2, 0.85, 8)
+    np.testing.assert_allclose(grid(calibration, 1, p), p, atol=0.09)
+    np.testing.assert_allclose(grid(calibration, 2, p), p**3, atol=0.09)
+    values = calibration.values(np.log(np.array([[0.6], [0.6]])), parent, depth, ranked)
+    assert values[1, 0] < 0.5 < values[0, 0]
+    report = calibration.report()
+    assert report["depths"]["1"]["steps"] == 3000
+    assert report["noise_ranked"]["depths"]["1"]["steps"] == 1500
+    assert report["noise_ranked"]["raw_error"] > 3 * report["noise_ranked"]["error"]
+    assert len(report["noise_ranked"]["trust"]) == 1
+
+
+def test_trust_is_learnt_from_walks() -> None:
+    """The noise's favourite is always taken, the heads' never."""
+    calibration = Calibration(2)
+    before = calibration.trust_D.copy()
+    token, parent, depth = np.array([[5, 6]]), np.array([[-1, -1]]), np.array([[1, 1]])
+    for _ in range(100):
+        weight = calibration.trust_D[0]
+        logprob = np.log(np.array([[0.9 * weight, 0.9 * (1 - weight)]]))
+        share = np.array([[1.0, 0.0]])
+        calibration.observe(token, parent, depth, logprob, [([5, 9], [0])], share, np.array([True]))
+    assert calibration.trust_D[0] > 0.8
+    assert calibration.trust_D[1] == pytest.approx(before[1], abs=0.02)
+    calibration.forget(0.0)
+    assert calibration.trust_D[0] == pytest.approx(before[0], abs=0.02)
+
+
+def test_without_noise_nothing_is_reported_of_it() -> None:
+    drafter, calibration = KnownDrafter(9, lambda p: p), Calibration(DEPTHS)
+    for _ in range(20):
+        drafter.step(calibration)
+    assert calibration.report()["noise_ranked"] is None

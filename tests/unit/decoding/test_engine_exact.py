@@ -48,6 +48,8 @@ def random_requests(
     for index in range(count):
         sampling = draw(rng, rng.randint(1, 40))
         prompt = tuple(rng.randrange(256) for _ in range(rng.choice([1, 2, 7, 40, 90])))
+        if rng.random() < 0.3:
+            prompt = (prompt * 4)[:90]
         requests.append(
             GenerationRequest(
                 f"r{index}", prompt, sampling, prompt_index=rng.randrange(3), choice_index=index
@@ -70,6 +72,7 @@ def test_any_drafter_any_batch_any_swap_gives_plain_outputs(
     )
     config = EngineConfig(
         speculation=rng.choice(["always", "always", "auto"]),
+        ngram=rng.random() < 0.7,
         kernels=rng.choice(["off", "wait"]),
         max_sequences=rng.randint(1, 5),
         kv_tokens=rng.choice([256, 2048]),
@@ -78,6 +81,7 @@ def test_any_drafter_any_batch_any_swap_gives_plain_outputs(
         tree_width=rng.randint(1, 10),
         feature_window=rng.choice([32, 64]),
         prefill_rows=rng.choice([1, 3, 16, 256]),
+        noise_ranked=rng.random() < 0.8,
     )
     engine = Engine(loaded, config)
     texts = [list(r.prompt_ids) + plain[r.request_id] for r in requests]
@@ -95,6 +99,9 @@ def test_any_drafter_any_batch_any_swap_gives_plain_outputs(
             engine.set_drafter(rng.choice(drafters), f"v{step}")
 
     assert decode(engine, requests, swap) == plain
+    # What the n-gram memory knows by now is nearly all that comes.
+    again = rng.sample(requests, 1)[0]
+    assert decode(engine, [again], swap) == {again.request_id: plain[again.request_id]}
 
 
 def test_a_good_drafter_is_accepted_deeply(tiny_target, recall_drafter, decode) -> None:

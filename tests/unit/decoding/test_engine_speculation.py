@@ -62,20 +62,28 @@ def requests() -> list[GenerationRequest]:
 
 
 def decoded(
-    profile: StepProfile, tiny_target, recall_drafter, decode, monkeypatch: pytest.MonkeyPatch
+    profile: StepProfile,
+    tiny_target,
+    recall_drafter,
+    decode,
+    monkeypatch: pytest.MonkeyPatch,
+    ngram: bool = False,
 ) -> tuple[Engine, Clock]:
     """An engine that has answered all requests with a good drafter; the outputs were plain's."""
     loaded = tiny_target()
-    config = EngineConfig(max_sequences=4, tree_nodes=8, feature_window=32, kernels="off")
+    config = EngineConfig(max_sequences=4, tree_nodes=8, feature_window=32, kernels="off", ngram=ngram)
     plain = decode(Engine(loaded, config), [replace(r, speculate=False) for r in requests()])
     clock = Clock(profile)
     monkeypatch.setattr(engine_module, "time", clock)
     monkeypatch.setattr(engine_module, "step_profile", lambda *_: profile)
     engine = Engine(loaded, config, clock=lambda: math.inf)
     texts = [list(r.prompt_ids) + plain[r.request_id] for r in requests()]
-    engine.set_drafter(recall_drafter(texts, 0.7, 1), "v")
+    if not ngram:
+        engine.set_drafter(recall_drafter(texts, 0.7, 1), "v")
     clock.watch(engine)
     assert decode(engine, requests()) == plain
+    if ngram:
+        assert decode(engine, requests()) == plain
     return engine, clock
 
 
@@ -94,3 +102,17 @@ def test_the_same_drafter_is_used_where_rows_are_cheap(
     buckets = engine.speculation_report()["buckets"]
     assert buckets.get("0", 0) <= 0.2 * engine.steps
     assert engine.steps <= 0.75 * 150
+
+
+def test_what_was_said_before_is_verified_where_rows_are_cheap_and_not_where_they_are_dear(
+    tiny_target, recall_drafter, decode, monkeypatch
+) -> None:
+    """The same requests twice, without any drafter."""
+    plain_steps = 2 * 150
+    cheap, _ = decoded(CHEAP, tiny_target, recall_drafter, decode, monkeypatch, ngram=True)
+    assert cheap.steps <= 0.75 * plain_steps
+    assert cheap.speculation_report()["ngram"]["alone"]["tokens"] > 300
+    dear, clock = decoded(DEAR, tiny_target, recall_drafter, decode, monkeypatch, ngram=True)
+    assert dear.speculation_report()["buckets"]["0"] >= 0.97 * dear.steps
+    prompts = 2 * sum(len(r.prompt_ids) for r in requests())
+    assert clock.now <= 1.03 * 1e-3 * (4 * plain_steps + prompts)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -97,8 +96,7 @@ def random_step(rng: random.Random, sequences: int) -> tuple[StepPlan, Forest | 
     if not depths:
         plan.plain, plan.speculating = plan.speculating + plan.plain, []
         return plan, None
-    tokens_K = np.array([rng.randrange(256) for _ in parents], dtype=np.int64)
-    return plan, Forest(counts, tokens_K, np.array(parents), np.array(depths))
+    return plan, Forest(counts, [rng.randrange(256) for _ in parents], parents, depths)
 
 
 def make_memory(target: Target, sequences: int, seed: int) -> Memory:

@@ -65,6 +65,7 @@ def finish(engine: Engine) -> dict[str, list[StepOutput]]:
             got.setdefault(output.request_id, []).append(output)
         engine.check_integrity()
     assert engine.cache_stats().blocks_held == 0
+    assert engine._ngrams is not None and engine._ngrams.memory.stats().requests == 0
     return got
 
 
@@ -378,6 +379,7 @@ def test_random_lifecycles_end_with_an_empty_cache_and_plain_outputs(
             priority=rng.choice([0, 0, 0, 1, 2]),
             speculate=rng.random() < 0.8,
             choice_index=i,
+            learn=i % 7 > 0,
         )
         for i in range(60)
     ]
@@ -422,4 +424,6 @@ def test_random_lifecycles_end_with_an_empty_cache_and_plain_outputs(
     assert engine.load() == (0, 0)
     kinds_of_end = [list(ends.values()).count(end) for end in ("length", "abort", "cancelled")]
     assert min(kinds_of_end) > 50, kinds_of_end
+    assert engine._ngrams is not None and engine._ngrams.memory.stats().requests == 0
+    assert engine.speculation_report()["ngram"]["found"] > 500
     assert min(stats.hits, stats.misses, stats.evictions, stats.preemptions) >= 20, stats

@@ -6,16 +6,15 @@ import random
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from online_draft.core import GenerationRequest, SamplingParams
+from online_draft.decoding.candidates import Candidates
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
-from online_draft.decoding.forest import DraftedTrees
 from online_draft.decoding.masks import MaskCursor, drop_forbidden
 from online_draft.errors import RequestError
 
@@ -121,14 +120,15 @@ def test_forbidden_nodes_are_dropped_with_everything_below_them(parentheses) -> 
     opening, closing, digit = mask.opening, mask.closing, mask.digits[0]
     tokens = [opening, closing, digit, opening, closing, 0, digit, 0]
     parents = [-1, -1, 0, 0, 2, 4, 1, 5]
-    trees = DraftedTrees(
-        token_SN=np.array([tokens, tokens]),
-        parent_SN=np.array([parents, parents]),
-        depth_SN=np.ones((2, 8), dtype=np.int64),
-        logprob_SN=np.zeros((2, 8)),
+    trees = Candidates(
+        tokens=[tokens, tokens],
+        parents=[parents, parents],
+        depths=[[1] * 8] * 2,
+        values=[[0.5] * 8] * 2,
+        heads=8,
     )
     kept = drop_forbidden(trees, [MaskCursor(mask, (), frozenset({0})), None])
     expected = [True, False, True, False, True, True, False, False]
-    assert np.isfinite(kept.logprob_SN[0]).tolist() == expected
-    assert np.isfinite(kept.logprob_SN[1]).all()
+    assert [value > 0 for value in kept.values[0]] == expected
+    assert kept.values[1] == trees.values[0] == trees.values[1] == [0.5] * 8
     assert drop_forbidden(trees, [None, None]) is trees

@@ -162,12 +162,11 @@ class SimulatedEngine:
     def _speculate(self, sequences: int) -> tuple[int, int]:
         trees = self.drafter.draft(sequences)
         values = self.calibration.values(trees.logprob_SN, trees.parent_SN, trees.depth_SN)
-        selection = self.policy.select(values, trees.parent_SN)
-        kept = set(selection.flat_K.tolist())
+        selection = self.policy.select(values.tolist(), trees.parent_SN.tolist())
         walks = []
         for row in range(sequences):
             wanted = self.drafter.walk(trees, row)
-            taken = list(itertools.takewhile(lambda node, r=row: r * NODES + node in kept, wanted))
+            taken = list(itertools.takewhile(lambda node, r=row: node in selection.kept[r], wanted))
             walks.append(([*wanted, -1][: len(taken) + 1], taken))
         self.calibration.observe(trees.token_SN, trees.parent_SN, trees.depth_SN, trees.logprob_SN, walks)
         return sum(len(tokens) for tokens, _ in walks), selection.total
@@ -312,7 +311,7 @@ def test_the_last_decision_is_known() -> None:
     engine.policy.plan(2, others=1)
     trees = engine.drafter.draft(2)
     values = engine.calibration.values(trees.logprob_SN, trees.parent_SN, trees.depth_SN)
-    total = engine.policy.select(values, trees.parent_SN).total
+    total = engine.policy.select(values.tolist(), trees.parent_SN.tolist()).total
     last = engine.policy.last
     assert (last.sequences, last.others, last.drafted, last.nodes) == (2, 1, True, total)
     best = np.sort(values.ravel())[::-1][:total].sum()
@@ -344,7 +343,7 @@ def test_the_first_allocation_is_the_best_closed_set_there_is(seed: int) -> None
     slope = float(rng.uniform(0.02, 0.5))
     policy = fresh_policy(lambda rows: 1.0 + slope * rows, nodes)
     assert policy.plan(sequences)
-    selection = policy.select(value, parent)
+    selection = policy.select(value.tolist(), parent.tolist())
     best = 0.0
     for chosen in itertools.product((False, True), repeat=sequences * nodes):
         kept = np.array(chosen).reshape(sequences, nodes)
@@ -355,7 +354,7 @@ def test_the_first_allocation_is_the_best_closed_set_there_is(seed: int) -> None
         seconds = 1.0 + slope * (sequences + kept.sum()) + 0.3 + 0.02 * sequences
         best = max(best, (sequences + value[kept].sum()) / seconds)
     seconds = 1.0 + slope * (sequences + selection.total) + 0.3 + 0.02 * sequences
-    tokens = sequences + value.ravel()[selection.flat_K].sum()
+    tokens = sequences + sum(value[row, kept].sum() for row, kept in enumerate(selection.kept))
     assert tokens / seconds == pytest.approx(best)
 
 
@@ -373,20 +372,15 @@ def test_selections_are_closed_compact_and_renumbered(sequences: int, ties: bool
         slope = float(rng.uniform(0.01, 1.0))
         policy = fresh_policy(lambda rows, slope=slope: 1.0 + slope * rows, NODES)
         policy.plan(sequences)
-        selection = policy.select(value, parent)
+        selection = policy.select(value.tolist(), parent.tolist())
         sizes.add(selection.total)
-        assert sum(selection.counts) == selection.total == len(selection.parent_K)
-        assert (value.ravel()[selection.flat_K] > 0).all()
-        start = 0
-        for row, count in enumerate(selection.counts):
-            kept = selection.flat_K[start : start + count] - row * NODES
-            assert (np.diff(kept) > 0).all()
-            assert ((kept >= 0) & (kept < NODES)).all()
-            for place, node in enumerate(kept):
-                above = int(selection.parent_K[start + place])
-                assert above < place
-                assert (int(kept[above]) if above >= 0 else -1) == parent[row, node]
-            start += count
+        assert sum(selection.counts) == selection.total
+        for row, (kept, parents) in enumerate(zip(selection.kept, selection.parents, strict=True)):
+            assert (value[row, kept] > 0).all()
+            assert kept == sorted(set(kept))
+            for place, (node, above) in enumerate(zip(kept, parents, strict=True)):
+                assert -1 <= above < place
+                assert (kept[above] if above >= 0 else -1) == parent[row, node]
     assert len(sizes) > 3
 
 
@@ -395,7 +389,7 @@ def test_good_sequences_get_the_nodes_of_bad_ones() -> None:
     value = np.array([[0.9, 0.8, 0.7, 0.6], [0.05, 0.01, 0.01, 0.01]])
     policy = fresh_policy(lambda rows: 1.0 + 0.1 * rows, 4)
     policy.plan(2)
-    selection = policy.select(value, parent)
+    selection = policy.select(value.tolist(), parent.tolist())
     assert selection.counts == [4, 0]
     assert selection.as_drafted([[0, 1], []]) == [[0, 1], []]
 
@@ -406,9 +400,9 @@ def test_prompt_rows_do_not_make_nodes_look_cheap() -> None:
     trees = engine.drafter.draft(1)
     values = engine.calibration.values(trees.logprob_SN, trees.parent_SN, trees.depth_SN)
     engine.policy.plan(1)
-    alone = engine.policy.select(values, trees.parent_SN).total
+    alone = engine.policy.select(values.tolist(), trees.parent_SN.tolist()).total
     engine.policy.plan(1)
-    beside = engine.policy.select(values, trees.parent_SN, prompt_rows=100).total
+    beside = engine.policy.select(values.tolist(), trees.parent_SN.tolist(), prompt_rows=100).total
     assert beside < alone
 
 
@@ -419,9 +413,9 @@ def test_no_more_nodes_than_there_is_room_for(mode: SpeculationMode) -> None:
     policy.mode = mode
     for limit in (7, 0, -1):
         policy.plan(2)
-        assert policy.select(value, parent, limit=limit).total == max(0, limit)
+        assert policy.select(value.tolist(), parent.tolist(), limit=limit).total == max(0, limit)
 
 
 def test_walks_are_told_in_nodes_as_drafted() -> None:
-    selection = Selection(4, [2, 0, 1], np.array([1, 3, 8]), np.array([-1, 0, -1]))
+    selection = Selection([[1, 3], [], [0]], [[-1, 0], [], [-1]])
     assert selection.as_drafted([[0, 1], [], [0]]) == [[1, 3], [], [0]]
