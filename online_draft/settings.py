@@ -13,9 +13,18 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -27,10 +36,16 @@ from online_draft.control.config import ControlConfig
 from online_draft.decoding.config import EngineConfig
 from online_draft.errors import ConfigError
 from online_draft.learner.config import LearnerConfig
+from online_draft.logs import LogConfig
+from online_draft.serve.access.config import AccessConfig
+from online_draft.serve.access.key_file import DEFAULT_NAME as KEYS_NAME
 
 ENV_PREFIX = "ONLINE_DRAFT_"
 DEFAULT_FILE = Path("online-draft.toml")
 EMBEDDED_MODEL_NAME = "online-draft"
+
+LOG_NAME = "service.log"
+"""In the state directory."""
 
 MIN_OBJECT_STORE_MB = 80
 """Ray refuses less than 75 MiB."""
@@ -65,28 +80,59 @@ def _check_keys(owner: Any, value: Any, path: str) -> None:
 class RedisSettings(BaseModel):
     """Which Redis. Without a URL the service starts a private one on a socket only this user can open."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     url: str | None = None
+    """A Redis of yours: `redis://`, `rediss://` or `unix://`. By default a private one."""
     prefix: str = "od"
+    """What all key names start with; another one for each service that shares a Redis."""
     maxmemory: str = "256mb"
+    """Memory of the private Redis."""
 
 
 class RaySettings(BaseModel):
     """Which Ray. Without an address the service starts a private one on loopback."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     address: str | None = None
+    """A Ray of yours, `ray://` or `host:port`. By default a private one on loopback."""
     object_store_mb: int = Field(default=100, ge=MIN_OBJECT_STORE_MB)
+    """Shared memory of the private Ray."""
     temp_dir: Path = Path("/tmp")
+    """Where sockets and files of the private Redis and Ray lie; short paths only."""
+
+
+class TlsSettings(BaseModel):
+    """HTTPS instead of HTTP. Certificate (with its chain) and private key go together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    cert: Path | None = None
+    """Certificate and chain, PEM."""
+    key: Path | None = None
+    """Its private key, PEM, without a password."""
+
+    @model_validator(mode="after")
+    def _together(self) -> TlsSettings:
+        if (self.cert is None) != (self.key is None):
+            raise ConfigError("tls", "cert and key go together; one is missing")
+        for name, path in (("cert", self.cert), ("key", self.key)):
+            if path is not None and not os.access(path, os.R_OK):
+                raise ConfigError(f"tls.{name}", f"{path} can't be read")
+        return self
 
 
 class Settings(BaseSettings):
     """Everything that can be set. Frozen once read."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, protected_namespaces=()
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     target: str = "embedded"
@@ -94,21 +140,30 @@ class Settings(BaseSettings):
     model_name: str | None = None
     """How clients name the model; by default the last part of the target's name."""
     drafter: str | None = None
-    """What a fresh journal starts with: `baseline`, `narrow`, `untrained` or a directory."""
+    """What a fresh journal starts with: `baseline`, `narrow`, `untrained`, `ngram` (no heads) or a
+    directory."""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda)$")] = "cpu"
+    """Where the target runs: `cpu` or `cuda`."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """In which numbers the target computes."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of one replica: torch's, and those of compiled kernels unless `engine.threads` is set. By
     default torch takes its own number, and a probe finds the kernels'."""
     replicas: Annotated[int, Field(ge=1)] = 1
+    """Engines, each in a process of its own."""
     host: str = "127.0.0.1"
+    """Address to listen on. Other addresses than this machine's own need API keys."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """0 picks a free one."""
+    """Port to listen on; 0 picks a free one."""
     state_dir: Path = Field(default_factory=default_state_dir)
     """Run file, artifacts, journal, caches."""
     admin_key: SecretStr | None = None
     """Drawn at start and kept in the run file when not set."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long the replicas may take to come up."""
+    tls: TlsSettings = TlsSettings()
+    access: Annotated[AccessConfig, BeforeValidator(_only_fields_of(AccessConfig))] = AccessConfig()
+    log: Annotated[LogConfig, BeforeValidator(_only_fields_of(LogConfig))] = LogConfig()
     redis: RedisSettings = RedisSettings()
     ray: RaySettings = RaySettings()
     engine: Annotated[EngineConfig, BeforeValidator(_only_fields_of(EngineConfig))] = EngineConfig()
@@ -127,6 +182,18 @@ class Settings(BaseSettings):
     def artifacts(self) -> str:
         """Root of the artifact file system."""
         return str(self.state_dir / "artifacts")
+
+    @property
+    def keys_file(self) -> Path:
+        """The file of API keys."""
+        given = self.access.keys_file
+        return (self.state_dir / KEYS_NAME if given is None else Path(given).expanduser()).absolute()
+
+    @property
+    def log_file(self) -> Path:
+        """Where all processes log."""
+        given = self.log.file
+        return (self.state_dir / LOG_NAME if given is None else Path(given).expanduser()).absolute()
 
     @classmethod
     def settings_customise_sources(
@@ -161,9 +228,22 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         sources: Any = {_FILE_KEY: _read_file(config), **_given(flags or {})}
         return Settings(**sources)
     except ValidationError as error:
-        raise _as_config_error(error) from error
+        raise as_config_errors(error)[0] from error
     except SettingsError as error:
         raise ConfigError("environment", str(error)) from error
+
+
+Layers = list[tuple[str, Mapping[str, Any]]]
+"""Each source's name and what it gives, nested like the tree; the first that gives a value wins."""
+
+
+def read_layers(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Layers:
+    """What each source says. ConfigError when one can't be read."""
+    try:
+        environment = EnvSettingsSource(Settings)()
+    except SettingsError as error:
+        raise ConfigError("environment", str(error)) from error
+    return [("flag", _given(flags or {})), ("env", environment), ("file", _read_file(config))]
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,16 +261,22 @@ def _read_file(config: Path | None) -> dict[str, Any]:
         raise ConfigError("config", f"{path} can't be read: {error}") from error
 
 
-def _as_config_error(error: ValidationError) -> ConfigError:
-    first = error.errors(include_url=False)[0]
-    cause = first.get("ctx", {}).get("error")
+def as_config_errors(error: ValidationError) -> list[ConfigError]:
+    """Each thing that pydantic found wrong, with the field's dotted name and what it accepts."""
+    return [_as_config_error(dict(found)) for found in error.errors(include_url=False)]
+
+
+def _as_config_error(found: dict[str, Any]) -> ConfigError:
+    cause = found.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return cause
-    field = ".".join(str(part) for part in first["loc"]) or "settings"
-    if first["type"] == "extra_forbidden":
+    field = ".".join(str(part) for part in found["loc"]) or "settings"
+    if found["type"] == "extra_forbidden":
         return ConfigError(field, "there is no such setting; `online-draft config show` lists all")
-    message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(field, f"{message}, got {first['input']!r}")
+    message = found["msg"].removeprefix("Value error, ")
+    secret = field in ("admin_key", "access") or field.startswith("access.keys")
+    shown = "what may be a secret" if secret else repr(found["input"])
+    return ConfigError(field, f"{message}, got {shown}")
 
 
 def describe(settings: Settings) -> dict[str, Any]:

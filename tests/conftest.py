@@ -64,6 +64,31 @@ def make_interaction() -> Callable[..., Interaction]:
     return make
 
 
+@pytest.fixture(scope="session")
+def make_adapter() -> Callable[..., Any]:
+    """A factory: `make_adapter(drafter, segment, rank, seed, scale)`, random in every layer."""
+
+    def make(drafter: Any, segment: str = "a", rank: int = 3, seed: int = 0, scale: float = 0.3) -> Any:
+        import torch
+
+        from online_draft.models.adapters.adapter import Adapter, AdapterCard, LowRank, layers
+        from online_draft.models.artifact import base_digest
+
+        generator, dtype = torch.Generator().manual_seed(seed), next(drafter.parameters()).dtype
+
+        def draw(rows: int, columns: int) -> Any:
+            return scale * torch.randn(rows, columns, generator=generator, dtype=dtype)
+
+        weights = {
+            name: LowRank(draw(rank, ins), draw(outs, rank))
+            for name, (ins, outs) in layers(drafter.adapter_sites()).items()
+        }
+        card = AdapterCard(segment, drafter.kind, "target", base_digest(drafter), "v1")
+        return Adapter(card, rank, weights)
+
+    return make
+
+
 @dataclass(frozen=True)
 class Traffic:
     """A tiny target with random weights, whose answers draft heads can learn in a second."""

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from online_draft.cli import bench, registry, service
+from online_draft.cli import adapter, bench, config, distill, keys, registry, service
 from online_draft.errors import OnlineDraftError
 
 app = typer.Typer(
@@ -21,9 +21,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(service.app)
-app.command()(bench.distill)
-app.add_typer(service.config_app, name="config")
+app.command()(distill.distill)
+app.add_typer(config.config_app, name="config")
+app.add_typer(keys.keys_app, name="keys")
 app.add_typer(registry.drafter_app, name="drafter")
+app.add_typer(adapter.adapter_app, name="adapter")
 app.add_typer(registry.learner_app, name="learner")
 app.add_typer(registry.buffer_app, name="buffer")
 app.add_typer(bench.bench_app, name="bench")

@@ -1,4 +1,4 @@
-"""`bench` and `distill`: long computations without a service."""
+"""`bench`: measurements without a service."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def bench_decode(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: plain, medusa, amphista, synthetic:τ (hits are drawn), hf-generate, "
-            "hf-prompt-lookup (transformers' own)."
+            help="Comma-separated: plain, medusa, amphista, ngram (no heads), amphista+ngram, synthetic:τ "
+            "(hits are drawn), hf-generate, hf-prompt-lookup (transformers' own)."
         ),
     ] = "plain,medusa,amphista",
     drafters: Annotated[list[str] | None, typer.Option("--drafter", metavar="METHOD=DIR")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="JSON lines with prompt, messages or turns.")] = None,
+    prompts: Annotated[
+        str, typer.Option(help="default, copying, or JSON lines with prompt, messages or turns.")
+    ] = "default",
     batch: Annotated[int, typer.Option(min=1)] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     limit: Annotated[int | None, typer.Option(min=1, help="Only this many prompts.")] = None,
@@ -37,11 +39,14 @@ def bench_decode(
     speculation: Annotated[
         str, typer.Option(help="auto: as much as pays; always: tree-nodes at every step; off: none.")
     ] = "auto",
+    noise_ranked: Annotated[
+        bool, typer.Option(help="Rank trees of sampled answers by the noise of their request.")
+    ] = True,
     kernels: Annotated[str, typer.Option(help="wait: compiled code; off: torch.")] = "wait",
     json_out: JsonOut = None,
 ) -> None:
     """Methods of decoding on the same prompts, interleaved in one run."""
-    from online_draft.bench.decode import DecodeOptions, run
+    from online_draft.bench.decode import DecodeOptions, prompt_file, run
 
     directories = {}
     for pair in drafters or []:
@@ -53,7 +58,7 @@ def bench_decode(
         target=target,
         methods=tuple(method.strip() for method in methods.split(",")),
         drafters=directories,
-        prompts=prompts,
+        prompts=prompt_file(prompts),
         batch=batch,
         max_new_tokens=max_new_tokens,
         limit=limit,
@@ -64,6 +69,7 @@ def bench_decode(
         repeat=repeat,
         tree_nodes=tree_nodes,
         speculation=speculation,  # type: ignore[arg-type]  # checked by measure
+        noise_ranked=noise_ranked,
         kernels=kernels,  # type: ignore[arg-type]
         json_path=json_out,
     )
@@ -74,7 +80,8 @@ def bench_decode(
 def bench_load(
     target: Annotated[str, typer.Option(help="embedded, a directory or a Hub name.")] = "embedded",
     drafter: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Or synthetic:τ. Default: the embedded baseline.")
+        str | None,
+        typer.Option(metavar="DIR", help="Or synthetic:τ, or ngram. Default: the embedded baseline."),
     ] = None,
     concurrency: Annotated[
         str | None, typer.Option(help="Numbers of clients. Default: 1,2,4,8,16,32.")
@@ -178,70 +185,67 @@ def bench_step(
     raise typer.Exit(run(options))
 
 
+@bench_app.command("ablate")
+def bench_ablate(
+    target: Annotated[str, typer.Option(help="embedded, a directory or a Hub name.")] = "embedded",
+    variants: Annotated[
+        str | None, typer.Option(help="Comma-separated. Default: those of the preset.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="quick: a few variants; full: all.")] = "full",
+    seeds: Annotated[int, typer.Option(min=1, help="Drafters trained of each variant.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Micro-batches of training.")] = 160,
+    batch: Annotated[int, typer.Option(min=1, help="Records in a micro-batch.")] = 8,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines with prompt, messages or turns. Default: the embedded target's."),
+    ] = None,
+    answers: Annotated[int, typer.Option(min=1, help="Prompts to answer; a tenth is held out.")] = 640,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 96,
+    tree_nodes: Annotated[int, typer.Option(min=1)] = 16,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train, one thread each.")] = 1,
+    speed: Annotated[
+        str,
+        typer.Option(help="Measure tokens/s where missing, again, or skip it (say, while others compute)."),
+    ] = "missing",
+    speed_prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts decoded for tokens/s.")] = 8,
+    repeat: Annotated[int, typer.Option(min=1, help="Times they are decoded.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="While tokens/s are measured.")] = 1,
+    kernels: Annotated[str, typer.Option(help="wait: compiled code; off: torch.")] = "wait",
+    max_hours: Annotated[float | None, typer.Option(help="End after this long; run again to go on.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Where answers, drafters and rows lie. Default: beside the JSON.")
+    ] = None,
+    json_out: JsonOut = None,
+) -> None:
+    """Variants of the drafter, trained with equal data and budget: one table. Resumable."""
+    from online_draft.bench.ablate import AblateOptions, run
+
+    options = AblateOptions(
+        target=target,
+        variants=None if variants is None else tuple(name.strip() for name in variants.split(",")),
+        preset=preset,  # type: ignore[arg-type]  # checked by run
+        seeds=seeds,
+        steps=steps,
+        batch=batch,
+        prompts=prompts,
+        answers=answers,
+        max_new_tokens=max_new_tokens,
+        tree_nodes=tree_nodes,
+        workers=workers,
+        speed=speed,  # type: ignore[arg-type]
+        speed_prompts=speed_prompts,
+        repeat=repeat,
+        threads=threads,
+        kernels=kernels,  # type: ignore[arg-type]
+        max_hours=max_hours,
+        json_path=json_out,
+        work=work,
+    )
+    raise typer.Exit(run(options))
+
+
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--{option}", f"{text!r} is not a list of whole numbers") from None
-
-
-def distill(
-    target: Annotated[str, typer.Option(help="embedded, a directory or a Hub name.")],
-    prompts: Annotated[Path, typer.Option(help="JSON lines with prompt, messages or turns.")],
-    out: Annotated[
-        Path, typer.Option(help="Where the drafter goes; with several methods, one directory each.")
-    ],
-    methods: Annotated[str, typer.Option(help="Comma-separated: amphista, medusa.")] = "amphista",
-    steps: Annotated[int, typer.Option(min=1, help="Micro-batches of training.")] = 1500,
-    minutes: Annotated[float | None, typer.Option(help="At most this long per method.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Records in a micro-batch.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only this many prompts.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 128,
-    temperatures: Annotated[str, typer.Option(help="Comma-separated; prompts take them in turn.")] = "0",
-    seed: int = 0,
-    device: str = "cpu",
-    dtype: str = "float32",
-    work: Annotated[Path | None, typer.Option(help="Where answers and training state lie.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Train anew; answers are kept.")] = False,
-    json_out: JsonOut = None,
-) -> None:
-    """Make a drafter: the target answers prompts, draft heads learn from the answers. Resumable."""
-    import json
-    from dataclasses import asdict
-
-    from online_draft.bench.progress import Bars
-    from online_draft.training.answers import AnswerConfig
-    from online_draft.training.distill import DistillConfig, DistillProgress, run
-
-    try:
-        heats = tuple(float(part) for part in temperatures.split(","))
-    except ValueError:
-        raise ConfigError("--temperatures", f"{temperatures!r} is not a list of numbers") from None
-    config = DistillConfig(
-        target=target,
-        prompts=prompts,
-        out=out,
-        methods=tuple(method.strip() for method in methods.split(",")),
-        steps=steps,
-        minutes=minutes,
-        batch=batch,
-        limit=limit,
-        answers=AnswerConfig(max_new_tokens=max_new_tokens, temperatures=heats, seed=seed),
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        work=work,
-        resume=not restart,
-    )
-    with Bars() as bars:
-
-        def show(now: DistillProgress) -> None:
-            note = "" if now.loss is None else f"loss {now.loss:.3f}"
-            bars.update(f"{now.phase} {now.method}".strip(), now.done, now.total, note)
-
-        report = run(config, show)
-    for method in report.methods:
-        print(f"{method.method}: replayed τ {method.tau:.2f} on {report.held_out} held-out answers")
-        print(f"  {method.directory}")
-    if json_out is not None:
-        json_out.write_text(json.dumps(asdict(report), indent=2) + "\n")

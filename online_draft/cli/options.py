@@ -35,6 +35,11 @@ def read_settings(
     """Settings from file, environment, flags (nested like the tree) and KEY=VALUE pairs."""
     from online_draft.settings import load_settings
 
+    return load_settings(flags_of(pairs, flags), config)
+
+
+def flags_of(pairs: list[str] | None, flags: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Flags with KEY=VALUE pairs among them, nested like the tree."""
     tree: dict[str, Any] = dict(flags or {})
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
@@ -45,4 +50,4 @@ def read_settings(
         for part in path:
             section = section.setdefault(part, {})
         section[last] = value
-    return load_settings(tree, config)
+    return tree

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,10 +118,20 @@ def drafter_push(
     name: Annotated[str | None, typer.Option(help="A name; else the next version number.")] = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Publish a drafter directory to the artifact store; `drafter promote` makes it serve."""
-    from online_draft.launch.admin import push_drafter
+    """Register a drafter directory (`distill` makes them) as a version that isn't proven; prints its id."""
+    from online_draft.launch.pushing import push_drafter
 
-    print(push_drafter(read_settings(flags={"state_dir": state_dir}), directory, name))
+    pushed = push_drafter(read_settings(flags={"state_dir": state_dir}), directory, name)
+    print(pushed.version)
+    where = "the system that runs" if pushed.running else "the artifact store"
+    known = f"registered with {where}" if pushed.fresh else f"{where} had it already"
+    print(
+        f"{known}, for target {pushed.target}. It serves nobody and is nobody's candidate.\n"
+        f"To let it serve:   online-draft drafter promote {pushed.version}"
+        f"{'' if pushed.running else ' --offline'}\n"
+        "To go back:        online-draft drafter rollback",
+        file=sys.stderr,
+    )
 
 
 @drafter_app.command("prune")

@@ -1,8 +1,8 @@
-"""`demo`, `serve`, `down`, `doctor`, `config`."""
+"""`demo`, `serve`, `down`, `doctor`."""
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +10,6 @@ import typer
 from online_draft.cli.options import Config, JsonOut, Set, StateDir, read_settings
 
 app = typer.Typer()
-config_app = typer.Typer(help="Settings.", no_args_is_help=True)
 
 
 @app.command()
@@ -46,7 +45,8 @@ def serve(
     target: Annotated[str | None, typer.Option(help="embedded, a directory or a Hub name.")] = None,
     model_name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
     drafter: Annotated[
-        str | None, typer.Option(help="First drafter: baseline, narrow, untrained, a directory.")
+        str | None,
+        typer.Option(help="First drafter: baseline, narrow, untrained, ngram (no heads), a directory."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, float64.")] = None,
@@ -56,10 +56,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="A Redis of yours; else a private one.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="A Ray of yours; else a private one.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate and chain (PEM): serve HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
     state_dir: StateDir = None,
     pairs: Set = None,
 ) -> None:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C. Others than this machine need API keys: `online-draft keys create NAME`."""
     flags = {
         "target": target,
         "model_name": model_name,
@@ -73,6 +75,7 @@ def serve(
         "state_dir": state_dir,
         "redis": {"url": redis_url},
         "ray": {"address": ray_address},
+        "tls": {"cert": tls_cert, "key": tls_key},
     }
     settings = read_settings(config, flags, pairs)
     from online_draft.launch import LocalSystem
@@ -81,7 +84,8 @@ def serve(
         with LocalSystem(settings, say=lambda line: print(line, flush=True)) as system:
             assert system.run is not None
             print(f"serving {system.run.model} at {system.run.url}/v1", flush=True)
-            print(f"admin key: in {settings.state_dir}/run.json; Ctrl-C ends it", flush=True)
+            print(f"admin key: in {settings.state_dir}/run.json; log: {settings.log_file}", flush=True)
+            print("Ctrl-C ends it", flush=True)
             system.wait()
     except KeyboardInterrupt:
         print("ended", flush=True)
@@ -106,18 +110,3 @@ def doctor(config: Config = None, state_dir: StateDir = None) -> None:
     from online_draft.doctor import run
 
     raise typer.Exit(run(read_settings(config, {"state_dir": state_dir})))
-
-
-@config_app.command("show")
-def config_show(config: Config = None, pairs: Set = None) -> None:
-    """All settings with their values, as the service would see them."""
-    from online_draft.settings import describe
-
-    print(json.dumps(describe(read_settings(config, pairs=pairs)), indent=2))
-
-
-@config_app.command("check")
-def config_check(config: Config = None, pairs: Set = None) -> None:
-    """Exit code 2 and the field's name when a setting is wrong."""
-    read_settings(config, pairs=pairs)
-    print("settings are valid")

@@ -12,6 +12,7 @@ from typing import Any, cast
 from online_draft.control.config import ControlConfig, ControlPlace
 from online_draft.control.keeper import LearnerKeeper
 from online_draft.control.loop import ControlLoop
+from online_draft.logs import set_up_logs_of
 from online_draft.registry.revision import code_version
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class ControlActor:
     def __init__(
         self, place: Mapping[str, Any], config: Mapping[str, Any], revive: Callable[[], None] | None
     ) -> None:
+        set_up_logs_of(place, "control")
         settings = ControlConfig(**config)
         keeper = None
         if revive is not None:

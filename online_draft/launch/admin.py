@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import ssl
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import httpx
 
-from online_draft.errors import ArtifactError, ConfigError, RequestError, StoreError
+from online_draft.errors import ConfigError, RequestError, StoreError
 from online_draft.launch.run_file import require_run_file
-from online_draft.registry.artifacts import DRAFTER_MANIFEST
 from online_draft.registry.journal import DecisionKind
-from online_draft.registry.manifest import Provenance
 from online_draft.serve.admin.desk import AdminDesk
 from online_draft.settings import Settings
 from online_draft.store import ArtifactStore, RedisKeys
@@ -50,11 +48,18 @@ class OnlineAdmin:
         "resume": "/learner/resume",
     }
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, tls_cert: str | None = None) -> None:
+        """With `tls_cert`, the certificate of a system on this machine, only that one is trusted, whatever
+        host it names."""
+        verify: ssl.SSLContext | bool = True
+        if tls_cert is not None:
+            verify = ssl.create_default_context(cafile=tls_cert)
+            verify.check_hostname = False
         self._client = httpx.Client(
             base_url=url.rstrip("/") + "/admin/api",
             headers={"Authorization": f"Bearer {key}"},
             timeout=TIMEOUT_S,
+            verify=verify,
             trust_env=False,
         )
 
@@ -135,13 +140,4 @@ def connect(state_dir: Path, url: str | None, key: str | None) -> OnlineAdmin:
             raise ConfigError("admin_key", "--url needs --admin-key or ONLINE_DRAFT_ADMIN_KEY")
         return OnlineAdmin(url, key)
     run = require_run_file(state_dir)
-    return OnlineAdmin(run.url, run.admin_key)
-
-
-def push_drafter(settings: Settings, directory: Path, name: str | None) -> str:
-    """Publish a drafter directory for the target in its manifest; the version. A live system sees it too."""
-    try:
-        target = str(json.loads((directory / DRAFTER_MANIFEST).read_bytes())["target"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{directory / DRAFTER_MANIFEST} can't be read: {error}") from error
-    return open_desk(settings, target).registry.publish(directory, Provenance(), name)
+    return OnlineAdmin(run.url, run.admin_key, run.tls_cert)

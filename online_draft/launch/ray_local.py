@@ -68,8 +68,11 @@ def join_ray(address: str) -> None:
         raise LaunchError(f"ray at {address} can't be joined: {error}") from error
 
 
-def deploy(application: Any, name: str, host: str, port: int, timeout_s: float) -> None:
-    """Start HTTP on (host, port), deploy the application and wait until it runs.
+def deploy(
+    application: Any, name: str, host: str, port: int, timeout_s: float, tls: tuple[str, str] | None = None
+) -> None:
+    """Start HTTP on (host, port), deploy the application and wait until it runs. HTTPS with `tls`, the files
+    of certificate and private key.
 
     LaunchError with Ray's own reason when it fails or takes longer than `timeout_s`.
     """
@@ -78,10 +81,13 @@ def deploy(application: Any, name: str, host: str, port: int, timeout_s: float) 
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     deadline = time.monotonic() + timeout_s
+    http: dict[str, Any] = {"host": host, "port": port}
+    if tls is not None:
+        http["ssl_certfile"], http["ssl_keyfile"] = tls
     try:
         serve.start(
             proxy_location="HeadOnly",
-            http_options={"host": host, "port": port},
+            http_options=http,
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run_many(

@@ -21,7 +21,7 @@ DEMO_DIR = "demo"
 class RunFile:
     """A running system. `started` are the kernel's start times (clock ticks since boot) of `pid` and of
     every process in `helpers` (name -> pid), so that a number that was given to somebody else since is never
-    signalled."""
+    signalled. `tls_cert` is the file of the certificate if the endpoint speaks HTTPS."""
 
     pid: int
     host: str
@@ -35,12 +35,13 @@ class RunFile:
     temp_dir: str
     helpers: dict[str, int]
     started: dict[str, int]
+    tls_cert: str | None = None
 
     @property
     def url(self) -> str:
         """Base URL of the endpoint, without `/v1`."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.port}"
+        return f"{'http' if self.tls_cert is None else 'https'}://{host}:{self.port}"
 
     @property
     def alive(self) -> bool:

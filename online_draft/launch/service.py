@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from online_draft.launch.ports import is_loopback
 from online_draft.serve.config import ServiceConfig
 from online_draft.settings import Settings
 
@@ -28,6 +30,9 @@ def service_config(settings: Settings, redis_url: str, admin_key: str) -> Servic
         drafter=settings.drafter,
         engine=settings.engine,
         writer=settings.buffer,
+        access=replace(settings.access, keys_file=str(settings.keys_file)),
+        keys_required=not is_loopback(settings.host),
+        log=replace(settings.log, file=str(settings.log_file)),
     )
 
 
@@ -46,4 +51,5 @@ def actor_place(
         "redis_prefix": config.redis_prefix,
         "tree_nodes": config.engine.tree_nodes,
         "namespace": namespace,
+        "log": asdict(config.log),
     }

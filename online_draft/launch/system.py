@@ -17,11 +17,13 @@ from typing import Any
 
 from online_draft.errors import ConfigError, LaunchError, OnlineDraftError
 from online_draft.launch import ray_local
+from online_draft.launch.access import check_access
 from online_draft.launch.interrupts import Interrupts
-from online_draft.launch.ports import check_port, free_port, is_loopback
+from online_draft.launch.ports import check_port, free_port
 from online_draft.launch.processes import adopt_orphans, command, descendants, end_all, start_ticks
 from online_draft.launch.run_file import RunFile, find_run_files
 from online_draft.launch.service import actor_place, service_config
+from online_draft.logs import set_up_logs
 from online_draft.redis_server import PrivateRedis
 from online_draft.serve.api.prompts import PromptEncoder, tokenizer_directory
 from online_draft.settings import Settings
@@ -100,10 +102,10 @@ class LocalSystem:
             )
         # What can be found wrong at once is, before anything starts.
         PromptEncoder(tokenizer_directory(settings.target), settings.engine.max_context)
-        if not is_loopback(settings.host):
-            self._say(
-                f"warning: whoever reaches {settings.host} can use this endpoint; there are no API keys"
-            )
+        self._say(check_access(settings))
+        tls = settings.tls
+        files = (str(tls.cert), str(tls.key)) if tls.cert is not None else None
+        set_up_logs(replace(settings.log, file=str(settings.log_file)), "launcher")
         port = settings.port or free_port(settings.host)
         check_port(settings.host, port)
         temp_dir = self._temp_dir = tempfile.mkdtemp(prefix="od-", dir=settings.ray.temp_dir)
@@ -122,7 +124,7 @@ class LocalSystem:
         gpus = 0.5 if settings.device == "cuda" else 0.0
         application = build_application(config, settings.replicas, 1.0, gpus)
         self._undo.append(("the application", lambda: ray_local.undeploy(APP_NAME)))
-        ray_local.deploy(application, APP_NAME, settings.host, port, settings.start_timeout_s)
+        ray_local.deploy(application, APP_NAME, settings.host, port, settings.start_timeout_s, files)
         status = ray_local.ask_replica(APP_NAME, REPLICA, 10.0)
         fingerprint = str(status["fingerprint"])
         self._start_actors(actor_place(settings, config, fingerprint, ray_local.NAMESPACE))
@@ -139,6 +141,7 @@ class LocalSystem:
             temp_dir=temp_dir,
             helpers={},
             started={},
+            tls_cert=files[0] if files is not None else None,
         )
         self._undo.append(("the run file", self.run.remove))
         self._write_run_file()

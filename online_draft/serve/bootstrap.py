@@ -18,17 +18,20 @@ from online_draft.registry.manifest import Provenance
 logger = logging.getLogger(__name__)
 
 UNTRAINED = "untrained"
+NGRAM_ALONE = "ngram"
+"""No drafter: what is drafted comes from the n-gram memory."""
 DEFAULT_SHIPPED = "baseline"
 
 
 def ensure_first_version(
     loaded: LoadedTarget, registry: DrafterRegistry, journal: DecisionJournal, drafter: str | None
 ) -> None:
-    """Publish and promote the first drafter unless the journal has a champion. Safe to run in many replicas.
+    """Publish and promote the first drafter unless the journal has a champion, or none is wanted. Safe to run
+    in many replicas.
 
     `drafter` as in `ServiceConfig`. ConfigError when it names nothing, ArtifactError when it doesn't fit.
     """
-    if fold(journal.read()).champion is not None:
+    if drafter == NGRAM_ALONE or fold(journal.read()).champion is not None:
         return
     version = _publish(loaded, registry, drafter)
 
@@ -60,6 +63,6 @@ def _publish(loaded: LoadedTarget, registry: DrafterRegistry, drafter: str | Non
             save_drafter(new_drafter("amphista", loaded.target), directory, loaded.fingerprint)
             return registry.publish(directory, Provenance(), name=UNTRAINED)
     if not Path(drafter).is_dir():
-        known = ", ".join([*shipped, UNTRAINED])
+        known = ", ".join([*shipped, UNTRAINED, NGRAM_ALONE])
         raise ConfigError("drafter", f"{drafter!r} is neither one of {known} nor a directory")
     return registry.publish(Path(drafter), Provenance(), name="imported")

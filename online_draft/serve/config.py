@@ -8,6 +8,8 @@ from typing import Any
 
 from online_draft.buffer.writer import WriterConfig
 from online_draft.decoding.config import EngineConfig
+from online_draft.logs import LogConfig
+from online_draft.serve.access.config import AccessConfig
 from online_draft.store import RedisKeys
 
 
@@ -17,7 +19,9 @@ class ServiceConfig:
 
     `store` is the artifact file system (path or URL), `cache_dir` a local directory for fetched drafters;
     `drafter` names what a fresh journal starts with: a shipped drafter (`baseline`, `narrow`), a directory,
-    `untrained`, or None for `baseline` if it ships with the target, else `untrained`.
+    `untrained`, `ngram` (none: the n-gram memory drafts alone until a version is promoted), or None for
+    `baseline` if it ships with the target, else `untrained`. `keys_required` asks for API keys even while
+    there are none.
     """
 
     target: str
@@ -35,6 +39,9 @@ class ServiceConfig:
     hang_after_s: float = 30.0
     engine: EngineConfig = field(default_factory=EngineConfig)
     writer: WriterConfig = field(default_factory=WriterConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
+    keys_required: bool = False
+    log: LogConfig = field(default_factory=LogConfig)
 
     @property
     def keys(self) -> RedisKeys:
@@ -48,5 +55,10 @@ class ServiceConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ServiceConfig:
         """Inverse of `as_dict`."""
-        nested = {"engine": EngineConfig(**raw["engine"]), "writer": WriterConfig(**raw["writer"])}
+        nested = {
+            "engine": EngineConfig(**raw["engine"]),
+            "writer": WriterConfig(**raw["writer"]),
+            "access": AccessConfig.from_dict(raw.get("access", {})),
+            "log": LogConfig(**raw.get("log", {})),
+        }
         return cls(**{**raw, **nested})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -12,8 +13,13 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
+from online_draft import __version__
 from online_draft.core import GenerationRequest, StepOutput
 from online_draft.errors import CapacityError, RequestError
+from online_draft.logs import set_up_logs
+from online_draft.serve.access.gate import Gate
+from online_draft.serve.access.keyring import Keyring
+from online_draft.serve.access.limiter import Limiter
 from online_draft.serve.admin.desk import AdminDesk
 from online_draft.serve.admin.routes import build_admin_router
 from online_draft.serve.api.app import Model, build_app
@@ -83,11 +89,21 @@ class Ingress:
         self._config = ServiceConfig.from_dict(raw_config)
         self._backend = RayBackend(replica)
         self._fingerprint = str((await self._backend.status())["fingerprint"])
+        names = {"model": self._config.model_name, "target": self._fingerprint, "code": __version__}
+        set_up_logs(self._config.log, "ingress", **names)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve once the constructor is done."""
         config = self._config
         encoder = PromptEncoder(tokenizer_directory(config.target), config.engine.max_context)
         desk = AdminDesk(config.store, self._fingerprint, config.redis_url, config.keys)
-        admin = build_admin_router(desk, self._backend, config.admin_key)
-        return build_app(self._backend, encoder, Model(config.model_name, self._fingerprint), admin)
+        gate = self._build_gate()
+        admin = build_admin_router(desk, self._backend, config.admin_key, gate.is_admin)
+        model = Model(config.model_name, self._fingerprint)
+        return build_app(self._backend, encoder, model, admin, gate=gate, echo_request_id=False)
+
+    def _build_gate(self) -> Gate:
+        config = self._config
+        file = None if config.access.keys_file is None else Path(config.access.keys_file)
+        keyring = Keyring(file, config.access.keys, config.keys_required)
+        return Gate(config.access, keyring, Limiter(config.redis_url, config.keys), config.admin_key)

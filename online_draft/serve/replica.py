@@ -18,6 +18,7 @@ from online_draft.buffer.writer import RecordWriter
 from online_draft.core import GenerationRequest, Interaction, StepOutput
 from online_draft.decoding.engine import Engine
 from online_draft.errors import ConfigError, OnlineDraftError, StoreError
+from online_draft.logs import set_up_logs
 from online_draft.models.artifact import load_drafter
 from online_draft.models.drafter import Drafter
 from online_draft.models.loading import load_target
@@ -27,7 +28,7 @@ from online_draft.registry.journal import DecisionJournal
 from online_draft.registry.wakeups import START, wait_for_wakeup
 from online_draft.serve.bootstrap import ensure_first_version
 from online_draft.serve.config import ServiceConfig
-from online_draft.serve.engine_thread import EngineThread
+from online_draft.serve.engine_thread import EngineDead, EngineThread
 from online_draft.serve.load import LoadPublisher
 from online_draft.serve.weights import WeightWatcher
 from online_draft.store import ArtifactStore, connect_redis
@@ -52,6 +53,7 @@ class Replica:
         if config.dtype not in DTYPES:
             raise ConfigError("dtype", f"{config.dtype!r} is not one of {', '.join(DTYPES)}")
         self.config = config
+        set_up_logs(config.log, "replica", model=config.model_name)
         self.id = f"{socket.gethostname()}-{os.getpid()}"
         self._loaded = load_target(config.target, config.device, DTYPES[config.dtype])
         store = ArtifactStore(config.store)
@@ -131,6 +133,7 @@ class Replica:
             "threads": self._current.threads,
             "running": running,
             "waiting": waiting,
+            "engine_error": self._engine_error(),
             **self._watcher.status(),
             "records": {
                 "produced": books.produced,
@@ -140,6 +143,14 @@ class Replica:
                 "opted_out": books.opted_out,
             },
         }
+
+    def _engine_error(self) -> str | None:
+        """Why the engine serves no more, None while it does."""
+        try:
+            self._engine.check()
+        except EngineDead as error:
+            return str(error)
+        return None
 
     def _build_engine(self) -> Engine:
         """Runs on the engine's thread, at start and after a failure."""

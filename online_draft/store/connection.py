@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -21,8 +23,7 @@ def connect_redis(url: str, timeout_s: float = 2.0) -> redis.Redis:
     reply within `timeout_s` is `redis.TimeoutError`, so blocking reads must block for less.
     ConfigError for another scheme.
     """
-    if not url.startswith(REDIS_SCHEMES):
-        raise ConfigError("redis_url", f"{url!r} is not one of {', '.join(REDIS_SCHEMES)}")
+    _check_scheme(url)
     return redis.Redis.from_url(
         url,
         protocol=3,
@@ -32,6 +33,25 @@ def connect_redis(url: str, timeout_s: float = 2.0) -> redis.Redis:
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
     )
+
+
+def connect_async_redis(url: str, timeout_s: float = 2.0) -> redis.asyncio.Redis:
+    """The same for an event loop."""
+    _check_scheme(url)
+    return redis.asyncio.Redis.from_url(
+        url,
+        protocol=3,
+        legacy_responses=False,
+        decode_responses=False,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=AsyncRetry(NoBackoff(), 0),
+    )
+
+
+def _check_scheme(url: str) -> None:
+    if not url.startswith(REDIS_SCHEMES):
+        raise ConfigError("redis_url", f"{url!r} is not one of {', '.join(REDIS_SCHEMES)}")
 
 
 @contextmanager

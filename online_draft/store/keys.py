@@ -19,6 +19,10 @@ class RedisKeys:
     books          hash    writer id -> packed books of a record writer
     counts         hash    packed (source, segment, version) -> packed speculation counts
     status(name)   string  cache of an actor's status for the admin API, expires after `status_ttl_s`
+    limit(name)    string  when a rate limit's bucket is full again (µs), expires then
+    limit_epoch    string  random; another one says that the buckets were lost
+    streams(key)   zset    leases of an API key's open streams by their end (µs)
+    ingresses      zset    ingresses by when they no longer count (µs)
     """
 
     prefix: str = "od"
@@ -57,3 +61,21 @@ class RedisKeys:
     def status(self, name: str) -> str:
         """Cached status of one actor (`learner`, `control`, a replica id)."""
         return f"{self.prefix}:status:{name}"
+
+    def limit(self, name: str) -> str:
+        """One rate limit's bucket."""
+        return f"{self.prefix}:limit:{name}"
+
+    @property
+    def limit_epoch(self) -> str:
+        """Which memory the buckets are of."""
+        return f"{self.prefix}:limit-epoch"
+
+    def streams(self, key: str) -> str:
+        """Leases of an API key's open streams."""
+        return f"{self.prefix}:streams:{key}"
+
+    @property
+    def ingresses(self) -> str:
+        """The ingresses that share the limits."""
+        return f"{self.prefix}:ingresses"

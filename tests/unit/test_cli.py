@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from online_draft.cli import app, main
+from online_draft.models.artifact import build_drafter, save_drafter
 
 TARGET = "llama-0000000000000000-00000000"
+DISTILL = ["distill", "--target", "nowhere/at/all", "--prompts", "none.jsonl", "--out", "out"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +43,12 @@ def test_the_command_names_are_frozen() -> None:
         "doctor": [],
         "distill": [],
         "config": ["check", "show"],
+        "keys": ["create", "list", "revoke"],
         "drafter": ["list", "pin", "promote", "prune", "push", "reject", "rollback", "show", "unpin"],
+        "adapter": ["show", "train"],
         "learner": ["pause", "resume", "status"],
         "buffer": ["stats"],
-        "bench": ["decode", "load", "step"],
+        "bench": ["ablate", "adapters", "decode", "load", "step"],
     }
 
 
@@ -91,6 +95,15 @@ def test_a_command_imports_neither_torch_nor_ray_to_parse() -> None:
         (["bench", "load", "--concurrency", "1,x"], "--concurrency"),
         (["bench", "load", "--trace", "nowhere.csv"], "nowhere.csv"),
         (["bench", "step", "--rows", "few"], "--rows"),
+        ([*DISTILL, "--temperatures", "warm"], "--temperatures"),
+        ([*DISTILL, "--size", "heads=3"], "--size"),
+        ([*DISTILL, "--size", "num_heads=few"], "--size"),
+        ([*DISTILL, "--dtype", "float16"], "dtype"),
+        ([*DISTILL, "--device", "tpu9"], "device"),
+        ([*DISTILL, "--loss", "mse"], "trainer.loss"),
+        ([*DISTILL, "--ema", "1"], "trainer.ema"),
+        ([*DISTILL, "--max-hours", "0"], "max_hours"),
+        ([*DISTILL, "--methods", "eagle"], "methods"),
         (["bench", "step", "--random-init", "70b"], "random-init"),
     ],
 )
@@ -106,8 +119,9 @@ def test_errors_are_one_line_and_exit_code_2(
 def test_config_show_prints_what_the_service_would_see(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "config", "show", "--set", "engine.tree_nodes=5") == 0
-    assert json.loads(capsys.readouterr().out)["engine"]["tree_nodes"] == 5
+    assert run(monkeypatch, "config", "show", "--json", "--set", "engine.tree_nodes=5") == 0
+    shown = json.loads(capsys.readouterr().out)["engine.tree_nodes"]
+    assert (shown["value"], shown["source"]) == (5, "flag")
 
 
 def test_down_with_nothing_running_says_so(
@@ -120,15 +134,17 @@ def test_down_with_nothing_running_says_so(
 def test_drafters_are_pushed_and_promoted_offline(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for name in ("one", "two"):
+    for seed, name in enumerate(("one", "two")):
         directory = tmp_path / name
-        directory.mkdir()
-        weights = name.encode()
-        manifest = {"target": TARGET, "kind": "amphista", "sha256": hashlib.sha256(weights).hexdigest()}
-        (directory / "manifest.json").write_text(json.dumps(manifest))
-        (directory / "model.safetensors").write_bytes(weights)
+        torch.manual_seed(seed)
+        save_drafter(
+            build_drafter("medusa", {"hidden_size": 4, "vocab_size": 9, "num_heads": 1}), directory, TARGET
+        )
         assert run(monkeypatch, "drafter", "push", str(directory), "--name", name) == 0
         assert run(monkeypatch, "drafter", "promote", name, "--offline") == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0] == "one"
+    assert "It serves nobody" in told.err and "drafter promote one --offline" in told.err
     assert run(monkeypatch, "drafter", "rollback", "--offline", "--reason", "worse") == 0
     assert run(monkeypatch, "drafter", "prune") == 0
     capsys.readouterr()

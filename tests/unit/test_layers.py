@@ -82,7 +82,9 @@ def test_torch_rooms_import_where_ray_redis_and_fastapi_are_absent(room: str) ->
     import_without([room], SERVICE)
 
 
-@pytest.mark.parametrize("room", ["buffer", "registry", "monitor", "control", "serve.api", "serve.admin"])
+@pytest.mark.parametrize(
+    "room", ["buffer", "registry", "monitor", "control", "serve.api", "serve.admin", "serve.access"]
+)
 def test_torch_free_rooms_import_where_torch_is_absent(room: str) -> None:
     import_without([room], TORCH)
 

@@ -13,22 +13,38 @@ from online_draft.cli import app
 COMMANDS = {
     *("demo", "serve", "down", "doctor", "distill"),
     *("config show", "config check"),
+    *("keys create", "keys list", "keys revoke"),
     *("drafter list", "drafter show", "drafter push", "drafter promote", "drafter reject"),
     *("drafter rollback", "drafter pin", "drafter unpin", "drafter prune"),
     *("learner status", "learner pause", "learner resume"),
+    *("adapter train", "adapter show"),
     "buffer stats",
-    *("bench decode", "bench load", "bench step"),
+    "bench adapters",
+    *("bench ablate", "bench decode", "bench load", "bench step"),
 }
 
 OPTIONS = {
     "demo": {"--minutes", "--keep", "--json"},
-    "serve": {"--config", "--target", "--host", "--port", "--state-dir"},
+    "serve": {"--config", "--target", "--host", "--port", "--state-dir", "--tls-cert", "--tls-key"},
+    "config show": {"--config", "--set", "--json"},
+    "keys create": {
+        *("--tenant", "--priority", "--learn", "--admin", "--requests-per-minute", "--tokens-per-minute"),
+        *("--max-streams", "--file", "--state-dir"),
+    },
     "distill": {"--target", "--prompts", "--out"},
+    "adapter train": {
+        *("--segment", "--prompts", "--out", "--target", "--rank", "--steps", "--minutes", "--json"),
+    },
     "drafter promote": {"--offline"},
     "drafter rollback": {"--offline"},
+    "bench ablate": {
+        *("--target", "--variants", "--preset", "--seeds", "--steps", "--prompts", "--answers", "--workers"),
+        *("--max-hours", "--json"),
+    },
     "bench decode": {
         *("--target", "--methods", "--prompts", "--batch", "--max-new-tokens", "--limit", "--temperature"),
         *("--device", "--dtype", "--threads", "--repeat", "--json", "--speculation", "--kernels"),
+        "--noise-ranked",
     },
     "bench load": {
         *("--target", "--drafter", "--concurrency", "--prompts", "--requests", "--max-new-tokens"),

@@ -6,6 +6,7 @@ since `expected_seq`, or when the ladder doesn't allow the decision now.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from secrets import compare_digest
 from typing import Annotated, Any
@@ -32,14 +33,18 @@ class DecisionBody(BaseModel):
     expected_seq: Annotated[int, Field(ge=0)] | None = None
 
 
-def build_admin_router(desk: AdminDesk, backend: Backend, admin_key: str) -> APIRouter:
-    """The admin routes. An empty key would lock everybody out, so ConfigError."""
+def build_admin_router(
+    desk: AdminDesk, backend: Backend, admin_key: str, is_admin: Callable[[str], bool] | None = None
+) -> APIRouter:
+    """The admin routes. `is_admin` knows further admins by their secrets. An empty key would lock everybody
+    out, so ConfigError."""
     if not admin_key:
         raise ConfigError("admin_key", "must not be empty")
 
-    def check_key(authorization: Annotated[str, Header()] = "") -> None:
-        given = authorization.removeprefix("Bearer ").encode("utf-8", "replace")
-        if not compare_digest(given, admin_key.encode()):
+    async def check_key(authorization: Annotated[str, Header()] = "") -> None:
+        secret = authorization.removeprefix("Bearer ")
+        known = compare_digest(secret.encode("utf-8", "replace"), admin_key.encode())
+        if not (known or (is_admin is not None and is_admin(secret))):
             raise ApiError(
                 401, "a valid admin key is needed: Authorization: Bearer KEY", code="invalid_admin_key",
                 headers={"WWW-Authenticate": "Bearer"},

@@ -20,8 +20,10 @@ _TYPES = {
     405: "invalid_request_error",
     409: "conflict_error",
     413: "invalid_request_error",
+    429: "rate_limit_error",
     503: "service_unavailable_error",
 }
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
 class ApiError(Exception):
@@ -70,7 +72,10 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ValidationError):
         return _validation_error(error)
     if isinstance(error, HTTPException):
-        return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        code = _CODES.get(
+            error.status_code, "invalid_request" if error.status_code < 500 else "internal_error"
+        )
+        return ApiError(error.status_code, str(error.detail), code=code, headers=dict(error.headers or {}))
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][1:])
@@ -91,7 +96,7 @@ def field_path(location: tuple[int | str, ...]) -> str | None:
 
     Pydantic mixes the tags of union members into the path; only field names and indices stay.
     """
-    known = {"role", "content", "type", "text", "include_usage", "segment", "name"}
+    known = {"role", "content", "type", "text", "tool_calls", "include_usage", "continuous_usage_stats"}
     parts = [str(part) for i, part in enumerate(location) if i == 0 or isinstance(part, int) or part in known]
     return ".".join(parts) or None
 

@@ -4,46 +4,36 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from online_draft.core import (
-    DEFAULT_TENANT,
-    MIN_TEMPERATURE,
-    FinishReason,
-    GenerationRequest,
-    SamplingParams,
-    SpeculationCounts,
-    StepOutput,
-)
+from online_draft.core import DEFAULT_TENANT, MIN_TEMPERATURE, GenerationRequest, SamplingParams
+from online_draft.serve.api.choice import Choice
+from online_draft.serve.api.fields import SEED_BOUND
+from online_draft.serve.api.logprobs import LogprobShapes
 from online_draft.serve.api.prompts import PromptEncoder
-from online_draft.serve.api.schemas import SEED_BOUND, ChatBody, CompletionBody, GenerationBody
+from online_draft.serve.api.schemas import ChatBody, CompletionBody, GenerationBody
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default length of a completion; a chat answer may use what the context leaves."""
 
 
-@dataclass(slots=True)
-class Choice:
-    """One sequence as it grows: `request` is what was asked, the rest what came back."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom a call is made. The body's `priority` is added to theirs, but may not make them more urgent
+    (lower) unless `may_hurry`; `learn` is consent."""
 
-    request: GenerationRequest
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    step_lengths: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    counts: SpeculationCounts = field(default_factory=SpeculationCounts)
-    drafter_version: str | None = None
+    tenant: str = DEFAULT_TENANT
+    priority: int = 0
+    learn: bool = True
+    may_hurry: bool = True
 
-    def take(self, output: StepOutput) -> None:
-        """Add one step."""
-        self.text += output.text
-        self.token_ids += output.token_ids
-        if output.token_ids:
-            self.step_lengths.append(len(output.token_ids))
-        self.finish_reason = output.finish_reason
-        self.counts = output.counts or self.counts
-        self.drafter_version = output.drafter_version or self.drafter_version
+    def priority_of(self, asked: int | None) -> int:
+        """The priority of a call whose body asks for one."""
+        return self.priority + (asked or 0 if self.may_hurry else max(0, asked or 0))
+
+
+ANYONE = Caller()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +46,7 @@ class Job:
     seed: int
     choices: list[Choice]
     is_chat: bool
+    shapes: LogprobShapes
 
     @property
     def streams(self) -> bool:
@@ -66,13 +57,24 @@ class Job:
     def wants_usage_event(self) -> bool:
         """Whether a stream ends in a usage event."""
         options = self.body.stream_options
-        return options is not None and options.include_usage
+        return options is not None and bool(options.include_usage)
 
-    def usage(self) -> dict[str, Any]:
-        """OpenAI's usage object. A prompt counts once, however many choices it has."""
+    @property
+    def wants_running_usage(self) -> bool:
+        """Whether every event tells the usage so far."""
+        options = self.body.stream_options
+        return self.wants_usage_event and options is not None and bool(options.continuous_usage_stats)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts. A prompt counts once, however many choices it has."""
         prompts = {choice.request.prompt_index: len(choice.request.prompt_ids) for choice in self.choices}
-        prompt_tokens = sum(prompts.values())
-        completion_tokens = sum(len(choice.token_ids) for choice in self.choices)
+        return sum(prompts.values())
+
+    def usage(self, nothing_yet: bool = False) -> dict[str, Any]:
+        """OpenAI's usage object, up to now or, with `nothing_yet`, before the first step."""
+        prompt_tokens = self.prompt_tokens
+        completion_tokens = 0 if nothing_yet else sum(len(choice.token_ids) for choice in self.choices)
         accepted = sum(choice.counts.accepted_tokens for choice in self.choices)
         drafted = sum(choice.counts.drafted for choice in self.choices)
         return {
@@ -85,77 +87,56 @@ class Job:
             },
         }
 
-    def metrics(self) -> dict[str, Any]:
-        """The `metrics` extra: counts of every choice, the seed and the drafter versions."""
-        return {
-            "speculative_decoding": {
-                "seed": self.seed,
-                "choices": [
-                    {
-                        "index": index,
-                        "drafter_version": choice.drafter_version,
-                        "steps": choice.counts.steps,
-                        "committed": choice.counts.committed,
-                        "drafted": choice.counts.drafted,
-                        "tried": list(choice.counts.tried),
-                        "accepted": list(choice.counts.accepted),
-                        "mean_acceptance_length": choice.counts.committed / max(1, choice.counts.steps),
-                        "step_lengths": choice.step_lengths,
-                    }
-                    for index, choice in enumerate(self.choices)
-                ],
-            }
-        }
 
-
-def plan_chat(body: ChatBody, encoder: PromptEncoder, segment_header: str | None) -> Job:
+def plan_chat(body: ChatBody, encoder: PromptEncoder, segment: str | None, caller: Caller) -> Job:
     """Encode a conversation and lay out its sequences. CPU-bound; raises RequestError."""
-    roles = {"developer": "system"}
-    messages = [(roles.get(message.role, message.role), message.text()) for message in body.messages]
+    prompt_ids = encoder.chat(
+        [message.turn() for message in body.messages],
+        body.opens_answer,
+        bool(body.continue_final_message),
+        body.chat_template_kwargs,
+    )
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    return _plan(body, [encoder.chat(messages)], max_tokens, encoder, "messages", segment_header)
+    return _plan(body, [prompt_ids], [None], max_tokens, encoder, segment, caller)
 
 
-def plan_completion(body: CompletionBody, encoder: PromptEncoder, segment_header: str | None) -> Job:
+def plan_completion(body: CompletionBody, encoder: PromptEncoder, segment: str | None, caller: Caller) -> Job:
     """Encode prompts and lay out their sequences. CPU-bound; raises RequestError."""
+    special = body.add_special_tokens is not False
     prompts = [
-        encoder.text(prompt) if isinstance(prompt, str) else encoder.ids(prompt) for prompt in body.prompt
+        encoder.text(prompt, special) if isinstance(prompt, str) else encoder.ids(prompt)
+        for prompt in body.prompt
     ]
+    echoes: list[str | None] = [None] * len(prompts)
+    if body.echo:
+        echoes = [
+            given if isinstance(given, str) else encoder.vocabulary.decode(ids)
+            for given, ids in zip(body.prompt, prompts, strict=True)
+        ]
     max_tokens = body.max_tokens if body.max_tokens is not None else COMPLETION_MAX_TOKENS
-    return _plan(body, prompts, max_tokens, encoder, "prompt", segment_header)
+    return _plan(body, prompts, echoes, max_tokens, encoder, segment, caller)
 
 
 def _plan(
     body: GenerationBody,
     prompts: list[list[int]],
+    echoes: list[str | None],
     max_tokens: int | None,
     encoder: PromptEncoder,
-    param: str,
     segment_header: str | None,
+    caller: Caller,
 ) -> Job:
-    is_chat = param == "messages"
+    is_chat = isinstance(body, ChatBody)
     job_id = ("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12)
     seed = secrets.randbits(53) if body.seed is None else body.seed % SEED_BOUND
     segment = body.segment(segment_header)
-    learn = body.store is not False
+    only_prompt = max_tokens == 0
     choices = []
-    for prompt_index, prompt_ids in enumerate(prompts):
-        sampling = SamplingParams(
-            temperature=_temperature(body.temperature),
-            top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=max(0, body.top_k or 0),
-            max_tokens=encoder.check_room(len(prompt_ids), max_tokens, param),
-            stop=tuple(body.stop or ()),
-            stop_token_ids=tuple(body.stop_token_ids or ()),
-            ignore_eos=bool(body.ignore_eos),
-            seed=seed,
-            min_p=body.min_p or 0.0,
-            presence_penalty=body.presence_penalty or 0.0,
-            frequency_penalty=body.frequency_penalty or 0.0,
-            repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
-            logit_bias=tuple((body.logit_bias or {}).items()),
-            min_tokens=body.min_tokens or 0,
+    for prompt_index, (prompt_ids, echo) in enumerate(zip(prompts, echoes, strict=True)):
+        room = encoder.check_room(
+            len(prompt_ids), 1 if only_prompt else max_tokens, "messages" if is_chat else "prompt"
         )
+        sampling = _sampling(body, room, seed, echo is not None)
         sampling.check(encoder.vocab_size)
         for choice_index in range(body.n or 1):
             request = GenerationRequest(
@@ -165,12 +146,39 @@ def _plan(
                 prompt_index=prompt_index,
                 choice_index=choice_index,
                 speculate=body.speculate is not False,
-                tenant=DEFAULT_TENANT,
+                tenant=caller.tenant,
                 segment=segment,
-                learn=learn,
+                learn=caller.learn and body.store is not False,
+                priority=caller.priority_of(body.priority),
+                deadline_s=body.deadline_s,
             )
-            choices.append(Choice(request))
-    return Job(job_id, int(time.time()), body, seed, choices, is_chat)
+            choices.append(Choice(request, echo, only_prompt))
+    shapes = LogprobShapes(encoder.vocabulary, bool(body.return_tokens_as_token_ids))
+    return Job(job_id, int(time.time()), body, seed, choices, is_chat, shapes)
+
+
+def _sampling(body: GenerationBody, max_tokens: int, seed: int, echo: bool) -> SamplingParams:
+    logprobs, prompt_logprobs = body.token_logprobs, body.prompt_logprobs
+    if echo and logprobs is not None:
+        prompt_logprobs = max(logprobs, prompt_logprobs or 0)
+    return SamplingParams(
+        temperature=_temperature(body.temperature),
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=max(0, body.top_k or 0),
+        max_tokens=max_tokens,
+        stop=tuple(body.stop or ()),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        seed=seed,
+        min_p=body.min_p or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        logit_bias=tuple((body.logit_bias or {}).items()),
+        min_tokens=body.min_tokens or 0,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+    )
 
 
 def _temperature(value: float | None) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from tokenizers import Tokenizer
 
 from online_draft.errors import RequestError, TargetError
 from online_draft.models.embedded import TARGET_DIR
+from online_draft.serve.api.vocabulary import Vocabulary
+
+_OWN_VARIABLES = frozenset(
+    ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
+)
 
 
 def tokenizer_directory(target: str) -> Path:
@@ -70,45 +75,66 @@ class PromptEncoder:
         self._specials = (
             re.compile("|".join(re.escape(text) for text in longest_first)) if longest_first else None
         )
+        self.vocabulary = Vocabulary(self._whole, frozenset(self._special_ids.values()))
         self._longest_token = max(len(token) for token in self._whole.get_vocab())
         model_context = int(config.get("max_position_embeddings", 2048))
         self.max_context = min(max_context, model_context) if max_context else model_context
         self.vocab_size = int(config.get("vocab_size", self._whole.get_vocab_size()))
         self._template = _compile_template(target_dir, self._names)
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a completion prompt, with what the tokenizer puts around every text (BOS)."""
-        self._refuse_hopeless(len(text), "prompt")
-        ids = self._text.encode(text, add_special_tokens=True).ids
+        ids = self.tokenize(text, add_special_tokens)
         if not ids:
             raise RequestError("prompt: must not be empty", param="prompt", code="invalid_value")
-        return list(ids)
+        return ids
+
+    def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of any text, an empty one included."""
+        self._refuse_hopeless(len(text), "prompt")
+        return list(self._text.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def ids(self, ids: Sequence[int]) -> list[int]:
-        """Token ids as the client sent them, checked against the vocabulary."""
+        """Token ids as the client sent them, checked against the context and the vocabulary."""
+        self.check_room(len(ids), None, "prompt")
+        self.check_ids(ids, "prompt")
+        return list(ids)
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        """Raise RequestError for a token id that isn't in the vocabulary."""
         for token in ids:
             if not 0 <= token < self.vocab_size:
                 raise RequestError(
-                    f"prompt: token id {token} is not in 0..{self.vocab_size - 1}", "prompt", "invalid_value"
+                    f"{param}: token id {token} is not in 0..{self.vocab_size - 1}", param, "invalid_value"
                 )
-        return list(ids)
 
-    def chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Token ids of a conversation of (role, text), ready for the assistant's turn."""
+    def chat(
+        self,
+        messages: Sequence[tuple[str, str]],
+        opens_answer: bool = True,
+        continues: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation of (role, text), ready for the assistant's turn (`opens_answer`).
+
+        With `continues` the last message is left open instead. `variables` are handed to the template.
+        """
         self._refuse_hopeless(sum(len(text) for _, text in messages), "messages")
-        mark = f"\ue000{secrets.token_hex(8)}\ue001"
+        mark, end_mark = (f"\ue000{secrets.token_hex(8)}\ue001" for _ in range(2))
         guarded = [{"role": role, "content": self._guard(text, mark)} for role, text in messages]
-        rendered = self._render(guarded)
-        if mark not in rendered:
-            return list(self._whole.encode(rendered, add_special_tokens=False).ids)
-        assert self._specials is not None
-        ids: list[int] = []
-        end = 0
-        for found in self._specials.finditer(rendered):
-            ids += self._plain(rendered[end : found.start()].replace(mark, ""))
-            ids.append(self._special_ids[found.group()])
-            end = found.end()
-        return ids + self._plain(rendered[end:].replace(mark, ""))
+        if continues:
+            guarded[-1]["content"] += end_mark
+        given = {name: self._guard_value(name, value, mark) for name, value in (variables or {}).items()}
+        rendered = self._render(guarded, opens_answer, given)
+        if continues:
+            rendered, found, _ = rendered.rpartition(end_mark)
+            if not found:
+                raise RequestError(
+                    "continue_final_message: the model's chat template leaves the last message out",
+                    "continue_final_message",
+                    "invalid_value",
+                )
+        return self._encode(rendered, mark)
 
     def check_room(self, prompt_tokens: int, max_tokens: int | None, param: str) -> int:
         """The tokens that may be generated: `max_tokens`, or what the context leaves when it is None.
@@ -127,6 +153,19 @@ class PromptEncoder:
             )
         return room if max_tokens is None else max_tokens
 
+    def _encode(self, rendered: str, mark: str) -> list[int]:
+        """The rendered conversation, special tokens where the template wrote them and nowhere else."""
+        if mark not in rendered:
+            return list(self._whole.encode(rendered, add_special_tokens=False).ids)
+        assert self._specials is not None
+        ids: list[int] = []
+        end = 0
+        for found in self._specials.finditer(rendered):
+            ids += self._plain(rendered[end : found.start()].replace(mark, ""))
+            ids.append(self._special_ids[found.group()])
+            end = found.end()
+        return ids + self._plain(rendered[end:].replace(mark, ""))
+
     def _plain(self, text: str) -> list[int]:
         return list(self._text.encode(text, add_special_tokens=False).ids) if text else []
 
@@ -134,6 +173,15 @@ class PromptEncoder:
         if self._specials is None:
             return text
         return self._specials.sub(lambda found: found.group()[0] + mark + found.group()[1:], text)
+
+    def _guard_value(self, name: str, value: Any, mark: str) -> Any:
+        if name in _OWN_VARIABLES:
+            raise RequestError(
+                f"chat_template_kwargs: {name} is not for clients to set",
+                "chat_template_kwargs",
+                "invalid_value",
+            )
+        return self._guard(value, mark) if isinstance(value, str) else value
 
     def _refuse_hopeless(self, characters: int, param: str) -> None:
         """Refuse what can't fit before spending time on it: no token covers more than the longest one."""
@@ -145,7 +193,9 @@ class PromptEncoder:
                 code="context_length_exceeded",
             )
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
+    def _render(
+        self, messages: list[dict[str, str]], opens_answer: bool, variables: Mapping[str, Any]
+    ) -> str:
         if self._template is None:
             raise RequestError(
                 "messages: this model has no chat template; use /v1/completions", "messages", "invalid_value"
@@ -153,9 +203,10 @@ class PromptEncoder:
         try:
             return self._template.render(
                 messages=messages,
-                add_generation_prompt=True,
+                add_generation_prompt=opens_answer,
                 bos_token=_token_text(self._names.get("bos_token")),
                 eos_token=_token_text(self._names.get("eos_token")),
+                **variables,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RequestError(

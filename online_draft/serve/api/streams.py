@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from online_draft.core import StepOutput
 from online_draft.serve.api.backend import Backend
+from online_draft.serve.api.choice import Choice
 from online_draft.serve.api.errors import ApiError
-from online_draft.serve.api.jobs import Choice
 
 T = TypeVar("T")
 
@@ -48,17 +48,18 @@ async def run_choices(backend: Backend, choices: list[Choice]) -> AsyncIterator[
     steps = _one(backend, choices[0]) if len(choices) == 1 else _many(backend, choices)
     try:
         async for index, output in steps:
-            _take(choices[index], output)
-            yield index, output
+            yield index, _take(choices[index], output)
         _check_finished(choices)
     finally:
         await close(steps)
 
 
-def _take(choice: Choice, output: StepOutput) -> None:
-    if output.finish_reason in ("error", "abort"):
+def _take(choice: Choice, output: StepOutput) -> StepOutput:
+    """Add a step to its choice. A sequence that its own deadline ended is an answer, cut short."""
+    late = output.finish_reason == "abort" and choice.request.deadline_s is not None
+    if output.finish_reason in ("error", "abort") and not late:
         raise ApiError(500, output.error or "generation was aborted", code="generation_failed")
-    choice.take(output)
+    return choice.take(output)
 
 
 def _check_finished(choices: list[Choice]) -> None:

@@ -18,9 +18,11 @@ import httpx
 import openai
 import pytest
 
+from online_draft.errors import ArtifactError
 from online_draft.launch import ChildSystem, RunFile
-from online_draft.launch.admin import OnlineAdmin, push_drafter
+from online_draft.launch.admin import OnlineAdmin
 from online_draft.launch.processes import descendants
+from online_draft.launch.pushing import push_drafter
 from online_draft.models.artifact import new_drafter, save_drafter
 from online_draft.models.loading import load_target
 from online_draft.settings import Settings, load_settings
@@ -104,7 +106,7 @@ def test_the_openai_client_streaming_and_not(system: System) -> None:
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage
+    assert chunks[-1].usage and chunks[-1].usage.total_tokens == whole.usage.total_tokens
     several = client.completions.create(model="tiny", prompt=["once", "a time"], n=2, max_tokens=5, seed=1)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     with pytest.raises(openai.NotFoundError):
@@ -159,7 +161,10 @@ def test_a_promotion_swaps_the_drafter_and_changes_no_output(system: System, tmp
     before = [system.complete(seed)["choices"] for seed in range(3)]
     loaded = load_target(system.run.target)
     save_drafter(new_drafter("medusa", loaded.target, seed=1), tmp_path / "other", loaded.fingerprint)
-    version = push_drafter(system.settings, tmp_path / "other", None)
+    pushed = push_drafter(system.settings, tmp_path / "other")
+    version = pushed.version
+    assert pushed.running and version in [entry["version"] for entry in system.admin.drafters()]
+    assert system.status()["replica"]["drafter_version"] == "untrained"
     system.admin.decide("promote", version, "a test")
     until(lambda: system.status()["replica"]["drafter_version"] == version, 10, "the swap")
     assert [system.complete(seed)["choices"] for seed in range(3)] == before
@@ -169,13 +174,22 @@ def test_a_promotion_swaps_the_drafter_and_changes_no_output(system: System, tmp
     until(lambda: system.status()["replica"]["drafter_version"] == "untrained", 10, "the rollback")
 
 
+def test_a_drafter_of_another_target_is_not_registered(system: System, tmp_path: Path) -> None:
+    loaded = load_target(system.run.target)
+    save_drafter(new_drafter("medusa", loaded.target), tmp_path / "foreign", "llama-0-0")
+    before = system.admin.drafters()
+    with pytest.raises(ArtifactError, match="for target llama-0-0, but"):
+        push_drafter(system.settings, tmp_path / "foreign")
+    assert system.admin.drafters() == before
+
+
 @pytest.mark.parametrize("damage", ["corrupt", "truncated", "mismatched"])
 def test_a_damaged_drafter_is_refused_and_the_running_one_serves(
     system: System, tmp_path: Path, damage: str
 ) -> None:
     loaded = load_target(system.run.target)
     save_drafter(new_drafter("medusa", loaded.target, seed=2), tmp_path / "bad", loaded.fingerprint)
-    version = push_drafter(system.settings, tmp_path / "bad", damage)
+    version = push_drafter(system.settings, tmp_path / "bad", damage).version
     published = Path(system.settings.artifacts) / "registry" / loaded.fingerprint / "drafters" / version
     weights = published / "model.safetensors"
     if damage == "corrupt":

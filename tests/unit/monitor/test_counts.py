@@ -57,6 +57,21 @@ def test_counts_add_up_over_replicas_segments_versions_and_depths() -> None:
     assert totals["sql"]["none"].speculation == SpeculationCounts(7, 7)
 
 
+def test_what_was_the_ngram_memorys_is_counted_by_depth_and_older_counts_have_none_of_it() -> None:
+    redis, board = FakeRedis(), CountsBoard(KEYS, "replica")
+    made = counts(2)
+    made.record_ngram(5, [False, True])
+    made.record_ngram(3, [True, True, False])
+    made.record_ngram(4, [False])
+    board.add("sql", "v1", made)
+    board.publish(redis, False)
+    old = pack([1, 1, 2, 6, 32, [2, 2], [2, 1]])
+    redis.hset(KEYS.counts, mapping={pack(["older", "sql", "v1"]): old})
+    total = read(redis)["sql"]["v1"].speculation
+    assert (total.steps, total.ngram_drafted, total.ngram_accepted) == (4, 12, [1, 2, 0])
+    assert total.accepted == [4, 3, 0, 0]
+
+
 def test_saying_a_total_again_changes_nothing_and_a_forgetful_redis_learns_it_again() -> None:
     redis, board = FakeRedis(), CountsBoard(KEYS, "replica")
     board.add("sql", "v1", counts())
@@ -97,7 +112,14 @@ def test_nothing_is_lost_between_threads() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"junk", pack([1, 2]), pack([1, 1, 1, 1, 1, [1], []]), pack([1, 1, 1, 1, 1, ["x"], [1]])]
+    "value",
+    [
+        b"junk",
+        pack([1, 2]),
+        pack([1, 1, 1, 1, 1, [1], []]),
+        pack([1, 1, 1, 1, 1, ["x"], [1]]),
+        pack([1, 1, 1, 1, 1, [1], [1], 0, [1, 1]]),
+    ],
 )
 def test_damaged_counts_are_refused(value: bytes) -> None:
     redis = FakeRedis()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from online_draft.core import GenerationRequest, SpeculationCounts, StepOutput
 from online_draft.serve.api.app import Model, build_app
 from online_draft.serve.api.prompts import PromptEncoder
+from online_draft.serve.engine_thread import EngineThread
 
 SPECIALS = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 TEMPLATE = (
@@ -97,4 +98,53 @@ async def client(backend: FakeBackend, encoder: PromptEncoder) -> AsyncIterator[
     app = build_app(backend, encoder, Model("tiny", "llama-abc-def"))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield http
+
+
+class EngineBackend:
+    """A real engine over a tiny random target, on its own thread."""
+
+    def __init__(self, thread: EngineThread[Any]) -> None:
+        self.thread = thread
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        return self.thread.generate(request)
+
+    async def complete(self, request: GenerationRequest) -> list[StepOutput]:
+        return [output async for output in self.thread.generate(request)]
+
+    async def status(self) -> dict[str, Any]:
+        self.thread.check()
+        return {"ready": True}
+
+
+@pytest.fixture(scope="session")
+def engine_backend(target_dir: Path) -> Iterator[EngineBackend]:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from online_draft.decoding.config import EngineConfig
+    from online_draft.decoding.engine import Engine
+    from online_draft.models.config import TargetConfig
+    from online_draft.models.loading import LoadedTarget, random_target
+
+    config = TargetConfig.tiny("llama", False, 300, max_position_embeddings=64, eos_token_ids=(4,))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(target_dir / "tokenizer.json"))
+    loaded = LoadedTarget(
+        random_target(config, 0, torch.float32), tokenizer, config, "llama-abc-def", "tiny", target_dir
+    )
+    thread = EngineThread(
+        lambda: Engine(loaded, EngineConfig(max_sequences=8, max_queue=2048, kernels="off"))
+    )
+    thread.start(60)
+    yield EngineBackend(thread)
+    thread.close()
+
+
+@pytest.fixture
+async def live(engine_backend: EngineBackend, encoder: PromptEncoder) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the API over a real engine."""
+    app = build_app(engine_backend, encoder, Model("tiny", "llama-abc-def"))
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as http:
         yield http

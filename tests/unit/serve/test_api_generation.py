@@ -59,10 +59,82 @@ async def test_stream_starts_with_the_role_and_ends_with_done(client: httpx.Asyn
 async def test_include_usage_adds_one_event_without_choices(client: httpx.AsyncClient) -> None:
     body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}, "metrics": True}
     *chunks, last, _done = events((await client.post("/v1/chat/completions", json=body)).text)
-    assert all(chunk["usage"] is None for chunk in chunks)
+    assert all(chunk["usage"] is None and "metrics" not in chunk for chunk in chunks)
     assert last["choices"] == [] and last["usage"]["completion_tokens"] == 4
-    counts = chunks[-1]["metrics"]["speculative_decoding"]["choices"][0]
+    counts = last["metrics"]["speculative_decoding"]["choices"][0]
     assert counts["drafter_version"] == "v7" and counts["step_lengths"] == [1, 2, 1]
+
+
+async def test_metrics_have_vllms_totals_over_all_choices(client: httpx.AsyncClient) -> None:
+    answer = (await client.post("/v1/chat/completions", json={**CHAT, "metrics": True, "n": 2})).json()
+    metrics = answer["metrics"]["speculative_decoding"]
+    assert metrics["acceptance_histogram"] == [4, 2, 0] and metrics["num_spec_steps"] == 6
+    assert (metrics["num_accepted_draft_tokens"], metrics["num_draft_tokens"]) == (2, 24)
+    assert metrics["mean_acceptance_length"] == pytest.approx(1 + 2 / 6)
+    assert metrics["num_spec_tokens"] == 2 and len(metrics["choices"]) == 2
+
+
+async def test_continuous_usage_grows_with_every_chunk(client: httpx.AsyncClient) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {**CHAT, "stream": True, "stream_options": options}
+    *chunks, _done = events((await client.post("/v1/chat/completions", json=body)).text)
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 1, 3, 4, 4]
+    assert len({chunk["usage"]["prompt_tokens"] for chunk in chunks}) == 1
+
+
+async def test_every_choice_begins_with_its_role_and_ends_with_a_reason(client: httpx.AsyncClient) -> None:
+    *chunks, _done = events(
+        (await client.post("/v1/chat/completions", json={**CHAT, "stream": True, "n": 3})).text
+    )
+    for index in range(3):
+        mine = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert mine[0]["delta"]["role"] == "assistant" and len(mine) == 4
+        assert [choice["finish_reason"] for choice in mine] == [None, None, None, "stop"]
+
+
+async def test_a_step_without_text_is_a_chunk(client: httpx.AsyncClient, backend: Any) -> None:
+    async def half(request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        yield StepOutput(request.request_id, (1,), "")
+        yield StepOutput(request.request_id, (2,), "€", "length")
+
+    backend.script = half
+    *chunks, _done = events((await client.post("/v1/chat/completions", json={**CHAT, "stream": True})).text)
+    assert [chunk["choices"][0]["delta"]["content"] for chunk in chunks] == ["", "", "€"]
+
+
+async def test_a_deadline_cuts_the_answer_short(client: httpx.AsyncClient, backend: Any) -> None:
+    async def late(request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        yield StepOutput(request.request_id, (1,), "one")
+        yield StepOutput(request.request_id, (), "", "abort", error="deadline exceeded")
+
+    backend.script = late
+    answer = (await client.post("/v1/chat/completions", json={**CHAT, "deadline_s": 0.5})).json()
+    assert answer["choices"][0]["finish_reason"] == "abort"
+    assert answer["choices"][0]["message"]["content"] == "one"
+    assert backend.seen[0].deadline_s == 0.5
+    response = await client.post("/v1/chat/completions", json=CHAT)
+    assert response.status_code == 500 and response.json()["error"]["code"] == "generation_failed"
+
+
+async def test_stop_reason_says_what_ended_an_answer(
+    client: httpx.AsyncClient, encoder: PromptEncoder, backend: Any
+) -> None:
+    ids = tuple(encoder.text("one two"))
+
+    async def stopping(request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        if request.sampling.stop:
+            yield StepOutput(request.request_id, ids, "one", "stop")
+        else:
+            yield StepOutput(
+                request.request_id, (*ids, 7 if request.sampling.stop_token_ids else 4), "one two", "stop"
+            )
+
+    backend.script = stopping
+    reasons = []
+    for change in ({"stop": ["zwei", " two"]}, {"stop_token_ids": [7]}, {}):
+        answer = (await client.post("/v1/chat/completions", json={**CHAT, **change})).json()
+        reasons.append(answer["choices"][0]["stop_reason"])
+    assert reasons == [" two", 7, None]
 
 
 async def test_n_choices_share_the_seed_and_differ_in_index(client: httpx.AsyncClient, backend: Any) -> None:
@@ -90,7 +162,8 @@ async def test_parameters_reach_the_engine(client: httpx.AsyncClient, backend: A
     body = {
         **CHAT, "temperature": 0, "top_p": 0.5, "top_k": 3, "max_completion_tokens": 9, "seed": 1,
         "stop": "x", "stop_token_ids": [4], "ignore_eos": True, "speculate": False, "store": False,
-        "metadata": {"segment": "sql"},
+        "metadata": {"segment": "sql"}, "priority": -3, "logprobs": True, "top_logprobs": 4,
+        "prompt_logprobs": 2,
     }  # fmt: skip
     await client.post("/v1/chat/completions", json=body)
     (request,) = backend.seen
@@ -103,6 +176,7 @@ async def test_parameters_reach_the_engine(client: httpx.AsyncClient, backend: A
         True,
     )
     assert (request.speculate, request.learn, request.segment) == (False, False, "sql")
+    assert (request.priority, sampling.logprobs, sampling.prompt_logprobs) == (-3, 4, 2)
 
 
 async def test_processors_reach_the_engine(client: httpx.AsyncClient, backend: Any) -> None:
@@ -155,7 +229,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"metadata": {"segment": "a b"}}, "metadata.segment"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"logprobs": True}, "logprobs"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"priority": "high"}, "priority"),
+    ({"deadline_s": 0}, "deadline_s"),
+    ({"include_stop_str_in_output": True}, "include_stop_str_in_output"),
+    ({"skip_special_tokens": False}, "skip_special_tokens"),
+    ({"guided_json": {}}, "guided_json"),
+    ({"chat_template": "{{ 1 }}"}, "chat_template"),
+    ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"a": {}}}, "chat_template_kwargs"),
+    ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+    ({"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]}, "messages.0.tool_calls"),
     ({"audio": {}}, "audio"),
     ({"min_p": 1.5}, "min_p"),
     ({"presence_penalty": 2.5}, "presence_penalty"),
@@ -192,7 +276,9 @@ async def test_bad_requests_name_the_field(
         ({"model": "tiny", "prompt": [1, "a"]}, "prompt"),
         ({"model": "tiny", "prompt": [999]}, "prompt"),
         ({"model": "tiny", "prompt": "a", "suffix": "b"}, "suffix"),
-        ({"model": "tiny", "prompt": "a", "echo": True}, "echo"),
+        ({"model": "tiny", "prompt": "a", "echo": "yes"}, "echo"),
+        ({"model": "tiny", "prompt": [1] * 100_000}, "prompt"),
+        ({"model": "tiny", "prompt": [-1]}, "prompt"),
         ({"prompt": "a"}, "model"),
     ],
 )
