@@ -79,7 +79,7 @@ class CostModel:
                 rows_C = np.maximum(rows_C, inside_C)
             seconds_C = np.interp(rows_C, self._rows, self._seconds_K) + self._beyond(rows_C)
             seconds_C += self._draft(sequences) + self.profile.host_seconds
-            correction = self._correction[_DRAFTED if sequences else _FREE]
+            correction = self._corrections(_DRAFTED if sequences else _FREE)
             seconds_C *= np.exp(np.interp(rows_C, self._rows, correction[:-1]) + correction[-1] + self.drift)
             known = self._tables[key] = seconds_C.tolist()
         return known
@@ -93,6 +93,8 @@ class CostModel:
         rows = self._executed(rows)
         self._steps += 1
         error = math.log(seconds / self._cost(rows, sequences, kind))
+        if not self._weight[kind][-1]:
+            self._correction[kind] = list(self._corrections(kind))
         knots = self._knots(rows)
         if self._steps - max(self._seen[kind][index] for index, _ in knots) > _STALE:
             error = max(-_LARGEST_STALE, min(_LARGEST_STALE, error))
@@ -116,6 +118,13 @@ class CostModel:
             self._tables.clear()
             self._plain.clear()
 
+    def _corrections(self, kind: int) -> list[float]:
+        """By bucket; the last one is the whole kind's. Nodes that came for nothing are at first taken to cost
+        what drafted ones do."""
+        if kind == _FREE and not self._weight[_FREE][-1]:
+            return self._correction[_DRAFTED]
+        return self._correction[kind]
+
     def _learn(self, kind: int, index: int, share: float, error: float) -> None:
         """Move one correction; bucket and kind take away half of 1 / (1 + weight) of the error each."""
         gap = self._steps - self._seen[kind][index]
@@ -129,10 +138,11 @@ class CostModel:
     def _cost(self, rows: int, sequences: int, kind: int) -> float:
         """Seconds by the present corrections."""
         rows = self._executed(rows)
-        base, correction = 0.0, self.drift + self._correction[kind][-1]
+        known = self._corrections(kind)
+        base, correction = 0.0, self.drift + known[-1]
         for index, share in self._knots(rows):
             base += share * self.profile.row_seconds[index]
-            correction += share * self._correction[kind][index]
+            correction += share * known[index]
         if rows > self._rows[-1]:
             base += float(self._beyond(np.float64(rows)))
         if kind == _DRAFTED:

@@ -30,8 +30,8 @@ from online_draft.decoding.verification import Walk
 _LEAST_DRAFTED = 6
 _SETTLED, _SAMPLE = 200, 4
 """The heads' calibration sees so many drafted steps, then every fourth."""
-_LEAST_MATCH, _LEAST_MATCH_ALONE = 2, 3
-"""Tokens that must have stood there before for the n-gram memory to speak: beside heads, and without them."""
+_LEAST_MATCH = 3
+"""Tokens that must have stood there before for the n-gram memory to speak: shorter matches seldom pay."""
 
 
 Of = list[int] | range
@@ -185,9 +185,8 @@ class Drafting:
         if looks == 0:
             return {}, None
         began = self._clock()
-        least = _LEAST_MATCH if drafting else _LEAST_MATCH_ALONE
         nodes = min(self._nodes, plan.node_budget)
-        proposals, looked = ngrams.look(plan.speculating, nodes, least, looks)
+        proposals, looked = ngrams.look(plan.speculating, nodes, _LEAST_MATCH, looks)
         forest = self._propose(plan, proposals, drafting) if proposals else None
         if auto and looked and forest is None:
             self._looked = self._clock() - began

@@ -20,7 +20,7 @@ _SHARE = 0.005
 _AFTERMATH_RATE = 0.1
 _LOOKS_SHARE = 0.005
 """Of the time, what looking may take as long as nothing comes of it."""
-_MERGED_WORTH = 0.5
+_MERGED_WORTH = 0.25
 """What a token of a proposal in the heads' trees earns, in tokens: heads might have had it too."""
 _LOOKS_CREDIT = 16.0
 """In plain steps."""

@@ -43,7 +43,7 @@ def test_too_little_memory_is_said_beforehand() -> None:
 
 def test_a_shape_runs_and_its_steps_are_split() -> None:
     loaded = random_loaded(TargetConfig.tiny("llama", True), torch.float32, "cpu")
-    engine = Engine(loaded, EngineConfig(max_sequences=2))
+    engine = Engine(loaded, EngineConfig(max_sequences=2, ngram=False))
     sampling = SamplingParams(temperature=0.0, max_tokens=tokens_needed(4, 0, 6), ignore_eos=True)
     requests = [GenerationRequest(str(i), (1, 2, 3 + i), sampling) for i in range(2)]
     times = time_steps(engine, requests, 4, "cpu")
@@ -54,7 +54,7 @@ def test_a_shape_runs_and_its_steps_are_split() -> None:
 
 
 def test_a_speculative_step_spends_time_on_its_draft(traffic: Any) -> None:
-    engine = Engine(traffic.loaded, EngineConfig(max_sequences=1, speculation="always"))
+    engine = Engine(traffic.loaded, EngineConfig(max_sequences=1, speculation="always", ngram=False))
     engine.set_drafter(traffic.drafter(), "v")
     sampling = SamplingParams(temperature=0.0, max_tokens=tokens_needed(3, 3, 3), ignore_eos=True)
     times = time_steps(engine, [GenerationRequest("a", (1, 2, 3), sampling)], 3, "cpu")

@@ -251,3 +251,18 @@ def test_the_cache_is_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_cache_dir() == tmp_path / "home" / ".cache" / "online-draft" / "profiles"
+
+
+def test_nodes_without_a_draft_cost_what_drafted_ones_do_less_the_draft_until_they_are_known() -> None:
+    model = CostModel(PROFILE)
+    for _ in range(60):
+        model.observe(16, 1, True, 1.5 * 2.9)
+    inherited = float(model.speculative(0, 1, 16)[15])
+    assert inherited == pytest.approx(1.5 * 2.6, rel=0.02)
+    plain, drafted = model.plain(1), speculative(model, 15)
+    for _ in range(100):
+        model.observe(16, 0, True, inherited * 0.8)
+        model.observe(16, 1, True, drafted)
+        model.observe(1, 0, False, plain)
+    assert float(model.speculative(0, 1, 16)[15]) == pytest.approx(0.8 * inherited, rel=0.03)
+    assert speculative(model, 15) == pytest.approx(drafted, rel=0.03)
