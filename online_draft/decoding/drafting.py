@@ -75,6 +75,8 @@ class Drafting:
         self._ngram_policy = NgramPolicy(policy.cost)
         self._clock = clock
         self._drafted = 0
+        self._resting = False
+        self._rows_of = (0, 0)
         self._flags: list[bool] | None = None
         self._looked = 0.0
         """Seconds of the step's looks at the memory of which nothing came: no part of its price."""
@@ -104,6 +106,14 @@ class Drafting:
         self._last = self._flags = None
         self._looked = 0.0
         sequences = plan.speculating
+        rows_of = len(sequences), len(plan.plain)
+        same = rows_of == self._rows_of and not plan.admitted
+        self._rows_of = rows_of
+        due = self._ngrams is not None and self._ngram_policy.looks()
+        self._resting = not due and self.policy.rests(same)
+        if self._resting:
+            _decode_plainly(plan, [])
+            return None
         able = [sequence for sequence in sequences if sequence.followed] if self._heads else []
         rows = len(sequences) + len(plan.plain)
         count = self.policy.plan(len(able), rows - len(able), bool(plan.admitted))
@@ -150,6 +160,10 @@ class Drafting:
 
         `typical` is False for steps that also did something else than decoding.
         """
+        if self._resting:
+            self.policy.passed(seconds)
+            self._ngram_policy.passed(seconds, plain if typical else 0)
+            return
         last = self._last
         seconds -= self._looked
         committed = plain + sum(len(walk.tokens) for walk in walks)
@@ -285,6 +299,10 @@ class Drafting:
 
 def _decode_plainly(plan: StepPlan, trees: list[Sequence]) -> None:
     """Leave only the given sequences, in their order, with trees."""
+    if not trees:
+        plan.plain = plan.speculating + plan.plain
+        plan.speculating = trees
+        return
     if len(trees) < len(plan.speculating):
         kept = {id(sequence) for sequence in trees}
         plan.plain = [s for s in plan.speculating if id(s) not in kept] + plan.plain

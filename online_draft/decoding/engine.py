@@ -274,7 +274,8 @@ class Engine:
         for sequence in plan.admitted:
             self._ring.rebase(sequence.slot, sequence.cached)
             self.adapters.follow(sequence.slot, sequence.request.segment)
-            sequence.followed = sequence.request.speculate and self._drafting.policy.follows()
+            drafted = self._drafter is not None and sequence.request.speculate
+            sequence.followed = drafted and self._drafting.policy.follows()
         return plan
 
     def _forget(self, slot: int) -> None:

@@ -110,6 +110,7 @@ class SpeculationPolicy:
         self._drafted = 0
         self._run = 0
         self._plain_run = 0
+        self._unseen = 0
         self._since_plain = 0
         self._measuring = False
         self._cold = False
@@ -213,6 +214,27 @@ class SpeculationPolicy:
         self._chose(worth_C, total)
         return keep(order_X, total, parents)
 
+    def rests(self, same: bool) -> bool:
+        """Whether the next step is plain without `plan` and `observe`: then `passed` ends it.
+
+        `same`: it has the sequences of the last one. Nothing may be drafted, due to be tried or to be timed.
+        """
+        last = self.last
+        if not same or last.nodes or last.sequences or self.mode != "auto" or self._unseen >= _IDLE - 1:
+            return False
+        if self._eligible:
+            if self._on or not self._idle:
+                return False
+            self._idle -= 1
+        return True
+
+    def passed(self, seconds: float) -> None:
+        """A plain step about which nothing had to be decided took so long."""
+        self._buckets[0] += 1
+        self._plain_run += 1
+        self._unseen += 1
+        self._credit += _SHARE * seconds
+
     def observe(self, seconds: float, committed: int, typical: bool = True) -> None:
         """What the planned step took, and the tokens of the walks of its sequences and others, uncut.
 
@@ -229,9 +251,12 @@ class SpeculationPolicy:
         self._credit += _SHARE * seconds
         if not last.sequences:
             self._plain_run += 1
-            seen = self._plain_run > 1 if self._on else self._plain_run % _IDLE == 0
+            self._unseen += 1
+            comparing = self._on and self._eligible
+            seen = self._plain_run > 1 if comparing else self._unseen >= _IDLE
             cold, self._cold = self._cold, False
             if typical and seen and not cold and self.mode == "auto":
+                self._unseen = 0
                 self.cost.observe(rows, 0, False, seconds)
                 self._plain_drift = self.cost.drift
             if not self._on:
