@@ -26,7 +26,7 @@ def step(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 def test_the_embedded_targets_step_is_taken_apart(tmp_path: Path) -> None:
     report = step(tmp_path, "--rows", "8,16", "--batch", "1,2", "--context", "40")
     assert report["threads"] == 1 and report["weight_bytes"] > 10**7
-    assert report["plain_step_ms"] > report["floor_ms"] > 0
+    assert report["floor_ms"] > 0 and report["plain_step_ms"] > 0.5 * report["stored_floor_ms"] > 0
     ratio = report["plain_step_ms"] / report["floor_ms"]
     assert report["plain_step_over_floor"] == pytest.approx(ratio, rel=0.01)
     assert set(report["verify_step_over_plain"]) == {"8", "16"}
