@@ -33,8 +33,8 @@ def test_no_second_proposal_while_the_first_is_being_decided(service: Any) -> No
     before = loop.status()["slices"]
     service.serve(60, seed=1)
     service.run(loop, lambda: loop.status()["slices"] >= before + 40)
+    service.run(loop, lambda: loop.status()["gate_waits_for"] == "a proposal is being decided")
     assert service.state.proposed == 1
-    assert loop.status()["gate_waits_for"] == "a proposal is being decided"
 
 
 def test_a_worse_candidate_is_refused_with_its_numbers(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
