@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from online_draft.decoding.cost import CostModel
+from online_draft.decoding.decision import Decision
+from online_draft.decoding.gain_curve import GainCurve
 from online_draft.decoding.realised import Realised
 from online_draft.decoding.selection import Selection, best_count, keep, rank
 
@@ -40,13 +41,10 @@ _HOPELESS = 0.85
 _SETTLED = 8.0
 """Steps that the curve must stand on before speculation may be turned off."""
 _LEAST_RUN = 8
-_MEMORY = 48.0
 _COLD = 4
 """The first drafted steps of all warm the machine up: what they take says nothing."""
 _MANY, _SAMPLE = 200, 4
 """Behind so many drafted steps every fourth tells what steps cost."""
-_STALE = 256.0
-"""Plain steps after which the curve is trusted half as much."""
 _BURST = 4
 """Plain steps in a row that keep the plain cost honest while drafting. Behind a drafted step caches are cold:
 the first isn't counted."""
@@ -56,24 +54,6 @@ _STRAYED = 0.1
 """Where costs have moved this far (log) since the last plain step, it is time for some."""
 _IDLE = 16
 """Plain steps of which one is looked at while nothing is drafted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a step was decided to be: `sequences` draft, `others` don't. `expected` tokens it should give;
-    `probe`: drafted only to find out; `free`: verifies nodes for which no head was run."""
-
-    sequences: int = 0
-    others: int = 0
-    nodes: int = 0
-    expected: float = 0.0
-    probe: bool = False
-    free: bool = False
-
-    @property
-    def drafted(self) -> bool:
-        """Whether anything was drafted."""
-        return self.sequences > 0
 
 
 class SpeculationPolicy:
@@ -93,8 +73,7 @@ class SpeculationPolicy:
         self.last = Decision()
         self.planned_nodes = 0
         """Nodes over the batch that the last `plan` thought best, before the step's own values were known."""
-        self._gain_J = [0.0] * (nodes + 1)
-        self._gain_weight = 0.0
+        self._curve = GainCurve(nodes)
         self._gained = self._promised = 0.0
         self._known_cost_C: list[float] | None = None
         self._known_best = (0, 0.0)
@@ -172,7 +151,7 @@ class SpeculationPolicy:
         last = self.last
         if not last.sequences:
             return None if self._measuring else last.others / self.cost.plain(last.others)
-        known = self._gain_weight >= _SETTLED and self._rate is not None and not last.probe
+        known = self._curve.weight >= _SETTLED and self._rate is not None and not last.probe
         return self._rate * self._realised.share if known and self._rate is not None else None
 
     def give_way(self, nodes: int, expected: float) -> None:
@@ -291,7 +270,7 @@ class SpeculationPolicy:
 
     def drafter_changed(self) -> None:
         """Another drafter drafts from the next step on: what is known of the old one counts little."""
-        self._gain_weight = min(self._gain_weight, 2.0)
+        self._curve.doubt()
         self._realised = Realised()
         self._backoff = 1.0
         self._idle = 0
@@ -313,16 +292,13 @@ class SpeculationPolicy:
         plain_seconds = self.cost.plain(rows)
         self._plain_rate = rows / plain_seconds
         self._probe_seconds = _PROBE_STEPS * plain_seconds
-        if not self._gain_weight:
+        if not self._curve.weight:
             self.planned_nodes = sequences * self.nodes
             return sequences, False
         cost_C = self.cost.speculative(sequences, others, sequences * self.nodes + 1)
         if cost_C is not self._known_cost_C:
             # While nothing is drafted the curve stands still, and costs rarely move.
-            costs = cost_C[::sequences]
-            rate_J = [
-                (gain * sequences + rows) / cost for gain, cost in zip(self._gain_J, costs, strict=True)
-            ]
+            rate_J = self._curve.rates(sequences, rows, cost_C[::sequences])
             rate = max(rate_J)
             self._known_cost_C, self._known_best = cost_C, (rate_J.index(rate), rate)
         best, rate = self._known_best
@@ -355,7 +331,7 @@ class SpeculationPolicy:
             return False
         if self._trial_left:
             self._trial_left = self._trial_left - 1 if self._credit > 0 else 0
-        elif self._gain_weight >= _SETTLED:
+        elif self._curve.weight >= _SETTLED:
             least = 1.0 - _MARGIN if self._run >= _LEAST_RUN else _HOPELESS
             if advantage < least:
                 self._on = False
@@ -387,14 +363,6 @@ class SpeculationPolicy:
         """Enter a step's values into the curve and its choice into the decision."""
         last = self.last
         self._known_cost_C = None
-        sequences, most = last.sequences, len(worth_C) - 1
-        weight = self._gain_weight * _STALE / (_STALE + self._plain_run)
-        share = sequences / max(1, self._eligible)
-        part = share / (share + weight)
-        self._gain_J = [
-            gain + (worth_C[min(count * sequences, most)] / sequences - gain) * part
-            for count, gain in enumerate(self._gain_J)
-        ]
-        self._gain_weight = min(_MEMORY, weight + share)
+        self._curve.learn(worth_C, last.sequences, last.sequences / max(1, self._eligible), self._plain_run)
         expected = last.expected + worth_C[total]
         self.last = Decision(last.sequences, last.others, total, expected, last.probe)

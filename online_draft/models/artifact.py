@@ -19,6 +19,7 @@ from online_draft.errors import ArtifactError
 from online_draft.models.amphista import Amphista, AmphistaConfig
 from online_draft.models.config import TargetConfig
 from online_draft.models.drafter import Drafter
+from online_draft.models.json_file import read_object
 from online_draft.models.medusa import Medusa, MedusaConfig
 from online_draft.models.target import Target
 from online_draft.models.trimming import check_draft_ids
@@ -93,14 +94,7 @@ def save_drafter(
 def read_manifest(directory: str | Path) -> dict[str, Any]:
     """The manifest of a drafter directory. Raises ArtifactError when it can't be used."""
     path = Path(directory) / MANIFEST_FILE
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{MANIFEST_FILE} is missing in {directory}") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} can't be read: {error}") from error
-    if not isinstance(manifest, dict):
-        raise ArtifactError(f"{path} is not a JSON object")
+    manifest = read_object(path)
     types = {"schema": int, "kind": str, "config": dict, "target": str, "sha256": str, "bytes": int}
     for name, kind in types.items():
         if not isinstance(manifest.get(name), kind):

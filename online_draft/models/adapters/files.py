@@ -17,6 +17,7 @@ from torch import Tensor
 from online_draft.core import SCHEMA_VERSION
 from online_draft.errors import ArtifactError
 from online_draft.models.adapters.adapter import Adapter, AdapterCard, LowRank
+from online_draft.models.json_file import read_object
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -38,8 +39,8 @@ def read_adapter(directory: str | Path) -> Adapter:
     weights are not finite or incomplete. Whether it fits a drafter is `Adapter.check`'s to say.
     """
     directory = Path(directory)
-    card = _object(directory / CARD_FILE)
-    config = _object(directory / CONFIG_FILE)
+    card = read_object(directory / CARD_FILE)
+    config = read_object(directory / CONFIG_FILE)
     rank, scale = _rank_and_scale(config, directory / CONFIG_FILE)
     weights = _pairs(_weights(directory / WEIGHTS_FILE, card), scale, directory / WEIGHTS_FILE)
     return Adapter(_card(card, directory / CARD_FILE), rank, weights)
@@ -56,18 +57,6 @@ def write_card(directory: str | Path, card: AdapterCard) -> None:
         "bytes": len(payload),
     }
     (directory / CARD_FILE).write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n")
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        entry = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path.name} is missing in {path.parent}") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} can't be read: {error}") from error
-    if not isinstance(entry, dict):
-        raise ArtifactError(f"{path} is not a JSON object")
-    return entry
 
 
 def _card(entry: dict[str, Any], path: Path) -> AdapterCard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from typing import Annotated, Any
 
 from pydantic import (
@@ -113,9 +114,9 @@ class GenerationBody(BaseModel):
         return [value] if isinstance(value, str) else value
 
     @property
+    @abstractmethod
     def token_logprobs(self) -> int | None:
         """How many likely tokens are wanted beside each chosen one; None for no log-probabilities."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raise `RequestError` for parameters that don't go together."""
