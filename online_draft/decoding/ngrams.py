@@ -86,6 +86,15 @@ class NgramDrafts:
             found = dict(sorted(found.items()))
         return found, looked
 
+    def due(self, sequences: Iterable[Sequence]) -> bool:
+        """Whether it is time to look up one of these."""
+        watched = self._watched
+        for sequence in sequences:
+            watch = watched.get(sequence.slot)
+            if watch is None or len(sequence.tokens) >= watch.due:
+                return True
+        return False
+
     def used(self, sequences: Iterable[Sequence]) -> None:
         """Proposals for these are verified: look again behind them."""
         for sequence in sequences:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from online_draft.decoding.cost import CostModel
 from online_draft.decoding.decision import Decision
 from online_draft.decoding.gain_curve import GainCurve
+from online_draft.decoding.probing import AWAY, ProbeBudget
 from online_draft.decoding.realised import Realised
 from online_draft.decoding.selection import Selection, best_count, keep, rank
 
@@ -20,22 +21,12 @@ SpeculationMode = Literal["auto", "always", "off"]
 
 _MARGIN = 0.02
 """Hysteresis: drafting starts above 1 + margin times the plain rate and ends below 1 - margin times it."""
-_SHARE = 0.005
-"""Of the time, what drafting may lose against plain steps in order to find out whether it pays."""
-_PROBE_STEPS = 3
 _PROBE_NODES = 4
 _PROBE_SEQUENCES = 8
 """One of so many sequences drafts in a probe, at least one: the others lose nothing but the time."""
-_MAX_BACKOFF = 8.0
-_MAX_DEBT = 2.0
-"""In probes, as the back-off is."""
-_PROBE_GAP = 16
-"""Plain steps between two probes at least. Behind so many, a drafted step isn't typical: the drafter's state
-is rebuilt."""
 _NEAR = 0.95
 """Above this share of the plain rate drafting is tried for some steps, as often as it can be paid for."""
 _TRIAL = 32
-_TRIAL_CREDIT = 4.0
 _HOPELESS = 0.85
 """Below this share drafting ends at once, without `_LEAST_RUN` steps."""
 _SETTLED = 8.0
@@ -53,7 +44,8 @@ _BURST_GAPS = (64, 512)
 _STRAYED = 0.1
 """Where costs have moved this far (log) since the last plain step, it is time for some."""
 _IDLE = 16
-"""Plain steps of which one is looked at while nothing is drafted."""
+"""Plain steps of which one is looked at while nothing is drafted, times the back-off: to look is a seventh of
+a small target's step."""
 
 
 class SpeculationPolicy:
@@ -97,13 +89,8 @@ class SpeculationPolicy:
         self._burst_left = 0
         self._burst_gap = _BURST_GAPS[0]
         self._plain_drift = 0.0
-        self._probe_left = 0
-        self._probe_seconds = 0.0
-        self._wanted = False
-        self._credit = 0.0
-        self._backoff = 1.0
+        self._budget = ProbeBudget()
         self._buckets: Counter[int] = Counter()
-        self._probes = 0
 
     @property
     def expected_nodes(self) -> int:
@@ -113,11 +100,12 @@ class SpeculationPolicy:
     def follows(self) -> bool:
         """Whether to keep what drafting for a new sequence needs. Ask once for each.
 
-        As long as nothing is drafted and probes find nothing, only some are followed, for further probes:
-        the others cost what they cost without a drafter.
+        While nothing is drafted and that is far from worth it, only some are followed, for probes: the others
+        cost what they cost without a drafter.
         """
         self._arrivals += 1
-        dormant = self.mode == "auto" and not self._on and self._backoff >= _MAX_BACKOFF
+        far = self._advantage * self._realised.share < _NEAR
+        dormant = self.mode == "auto" and not self._on and far
         return not dormant or self._arrivals % _PROBE_SEQUENCES == 0
 
     def plan(self, sequences: int, others: int = 0, arrived: bool = False) -> int:
@@ -127,9 +115,10 @@ class SpeculationPolicy:
         """
         self._eligible = sequences
         if arrived:
-            self._wanted = True
+            self._budget.want()
         if not 2 * self._decided <= 3 * sequences <= 4.5 * self._decided:
-            self._decided, self._idle, self._wanted = sequences, 0, True
+            self._decided, self._idle = sequences, 0
+            self._budget.want()
         rows = sequences + others
         count, probe = 0, False
         self._measuring = False
@@ -199,7 +188,7 @@ class SpeculationPolicy:
         `same`: it has the sequences of the last one. Nothing may be drafted, due to be tried or to be timed.
         """
         last = self.last
-        if not same or last.nodes or last.sequences or self.mode != "auto" or self._unseen >= _IDLE - 1:
+        if not same or last.nodes or last.sequences or self.mode != "auto" or self._unseen >= self._gap - 1:
             return False
         if self._eligible:
             if self._on or not self._idle:
@@ -212,7 +201,7 @@ class SpeculationPolicy:
         self._buckets[0] += 1
         self._plain_run += 1
         self._unseen += 1
-        self._credit += _SHARE * seconds
+        self._budget.earn(seconds)
 
     def observe(self, seconds: float, committed: int, typical: bool = True) -> None:
         """What the planned step took, and the tokens of the walks of its sequences and others, uncut.
@@ -227,12 +216,12 @@ class SpeculationPolicy:
         if last.free:
             self._cold = True
             return
-        self._credit += _SHARE * seconds
+        self._budget.earn(seconds)
         if not last.sequences:
             self._plain_run += 1
             self._unseen += 1
             comparing = self._on and self._eligible
-            seen = self._plain_run > 1 if comparing else self._unseen >= _IDLE
+            seen = self._plain_run > 1 if comparing else self._unseen >= self._gap
             cold, self._cold = self._cold, False
             if typical and seen and not cold and self.mode == "auto":
                 self._unseen = 0
@@ -243,8 +232,7 @@ class SpeculationPolicy:
             self._since_plain = 0
         else:
             self._observe_drafted(seconds, committed, typical)
-        most = self._probe_seconds
-        self._credit = max(-_MAX_DEBT * most, min(self._credit, _MAX_BACKOFF * most))
+        self._budget.bound()
 
     def _observe_drafted(self, seconds: float, committed: int, typical: bool) -> None:
         last = self.last
@@ -256,14 +244,14 @@ class SpeculationPolicy:
             worth = committed / self._plain_rate
             if typical:
                 known = self._drafted > _MANY and self._drafted % _SAMPLE
-                if self._plain_run < _PROBE_GAP and not known:
+                if self._plain_run < AWAY and not known:
                     self.cost.observe(rows + last.nodes, last.sequences, True, seconds)
                 if not last.probe:
                     self._realised.observe(seconds, worth, self._advantage)
             prompt_seconds = self.cost.plain(rows + self._prompt_rows) - self.cost.plain(rows)
-            self._credit -= seconds - prompt_seconds - worth
+            self._budget.lose(seconds - prompt_seconds - worth)
         if last.probe:
-            self._probe_left -= 1
+            self._budget.step()
         self._run += 1
         self._since_plain += 1
         self._plain_run = 0
@@ -272,11 +260,9 @@ class SpeculationPolicy:
         """Another drafter drafts from the next step on: what is known of the old one counts little."""
         self._curve.doubt()
         self._realised = Realised()
-        self._backoff = 1.0
         self._idle = 0
-        self._wanted = True
-        self._plain_run = max(self._plain_run, _PROBE_GAP)
-        self._credit = max(self._credit, self._probe_seconds)
+        self._plain_run = max(self._plain_run, AWAY)
+        self._budget.renew()
 
     def report(self) -> dict[str, Any]:
         """Counts since the start: `buckets` total nodes -> steps, `probes`; and the `yield`: tokens gained
@@ -284,14 +270,14 @@ class SpeculationPolicy:
         buckets = {str(nodes): self._buckets[nodes] for nodes in sorted(self._buckets)}
         promised = self._promised
         fulfilled = round(self._gained / promised, 3) if promised else None
-        return {"buckets": buckets, "probes": self._probes, "yield": fulfilled}
+        return {"buckets": buckets, "probes": self._budget.probes, "yield": fulfilled}
 
     def _decide(self, sequences: int, others: int) -> tuple[int, bool]:
         """(how many draft, as a probe) for mode "auto"."""
         rows = sequences + others
         plain_seconds = self.cost.plain(rows)
         self._plain_rate = rows / plain_seconds
-        self._probe_seconds = _PROBE_STEPS * plain_seconds
+        self._budget.price(plain_seconds)
         if not self._curve.weight:
             self.planned_nodes = sequences * self.nodes
             return sequences, False
@@ -308,20 +294,26 @@ class SpeculationPolicy:
         advantage = self._advantage * self._realised.share
         if self._on:
             return (sequences if self._goes_on(advantage) else 0), False
-        pays = advantage > 1.0 + _MARGIN and self._credit >= 0
-        near = advantage > _NEAR and self._credit >= _TRIAL_CREDIT * self._probe_seconds
+        pays = advantage > 1.0 + _MARGIN and not self._budget.owed
+        near = advantage > _NEAR and self._budget.affords_trial
         if pays or near:
             self._on = True
             self._trial_left = 0 if pays else _TRIAL
-            self._run = self._probe_left = self._burst_left = 0
+            self._run = self._burst_left = 0
+            self._budget.end()
             self._burst_gap = _BURST_GAPS[0]
             return sequences, False
         if self._probe():
             count = max(1, sequences // _PROBE_SEQUENCES)
             self.planned_nodes = count * best
             return count, True
-        self._idle = _IDLE - 1
+        self._idle = self._gap - 1
         return 0, False
+
+    @property
+    def _gap(self) -> int:
+        """Plain steps of which one is looked at."""
+        return _IDLE if self._on else int(_IDLE * self._budget.backoff)
 
     def _goes_on(self, advantage: float) -> bool:
         """Whether to draft in a step while speculation is on."""
@@ -330,13 +322,13 @@ class SpeculationPolicy:
             self._measuring = True
             return False
         if self._trial_left:
-            self._trial_left = self._trial_left - 1 if self._credit > 0 else 0
+            self._trial_left = 0 if self._budget.spent else self._trial_left - 1
         elif self._curve.weight >= _SETTLED:
             least = 1.0 - _MARGIN if self._run >= _LEAST_RUN else _HOPELESS
             if advantage < least:
                 self._on = False
                 return False
-        strayed = abs(self.cost.drift - self._plain_drift) > _STRAYED and self._since_plain >= _PROBE_GAP
+        strayed = abs(self.cost.drift - self._plain_drift) > _STRAYED and self._since_plain >= AWAY
         if strayed or self._since_plain >= self._burst_gap:
             near, far = _BURST_GAPS
             self._burst_gap = min(far, 2 * self._burst_gap) if advantage > 1.2 else near
@@ -347,17 +339,12 @@ class SpeculationPolicy:
 
     def _probe(self) -> bool:
         """Whether to draft although it doesn't seem to pay."""
-        if self._probe_left > 0:
+        if self._budget.probing:
             return True
-        needed = self._probe_seconds * (1.0 if self._wanted else self._backoff)
-        if self._plain_run < _PROBE_GAP or self._credit < needed:
-            return False
-        self._probe_left = _PROBE_STEPS
-        self._probes += 1
-        self._backoff = min(_MAX_BACKOFF, 2.0 * self._backoff)
-        self._wanted = False
-        self._realised.forget()
-        return True
+        begins = self._budget.begin(self._plain_run)
+        if begins:
+            self._realised.forget()
+        return begins
 
     def _chose(self, worth_C: Sequence[float], total: int) -> None:
         """Enter a step's values into the curve and its choice into the decision."""

@@ -251,12 +251,30 @@ def test_probes_become_rarer_while_they_find_nothing() -> None:
     assert min(gaps[1:]) > 1.5 * gaps[0]
 
 
+def test_while_it_is_far_from_worth_it_few_steps_are_decided_and_few_sequences_followed() -> None:
+    engine = simulated(dear, 0.3)
+    assert all(engine.policy.follows() for _ in range(16)), "nothing is known yet"
+    engine.run(12000)
+    rested = 0
+    for _ in range(1000):
+        if engine.policy.rests(same=True):
+            engine.policy.passed(engine.machine.seconds(1, 0))
+            rested += 1
+        else:
+            engine.run(1)
+    assert rested > 980
+    assert sum(engine.policy.follows() for _ in range(800)) == 100
+    engine.machine.row_cost = cheap
+    engine.run(15000)
+    assert all(engine.policy.follows() for _ in range(16))
+
+
 def test_a_better_drafter_is_found_out_at_once() -> None:
     engine = simulated(middling, 0.05)
     engine.run(1500)
     assert engine.run(300).drafted_share < 0.05
     engine.drafter = KnownDrafter(engine.machine.rng, 0.85)
-    engine.calibration.forget()
+    engine.calibration = engine.calibration.heir()
     engine.policy.drafter_changed()
     engine.run(60)
     assert engine.run(300).drafted_share > 0.95
