@@ -14,7 +14,7 @@ from online_draft.bench.decode.methods import new_synthetic
 from online_draft.bench.decode.options import DEFAULT_PROMPTS, NGRAM
 from online_draft.bench.load.clients import LoadRun, drive
 from online_draft.bench.load.options import TRACE_REQUESTS, LoadOptions
-from online_draft.bench.load.report import MODES, Runs, load_report
+from online_draft.bench.load.report import AGAIN, MODES, Runs, load_report
 from online_draft.bench.load.stalls import (
     ADMISSIONS,
     LONG_PROMPT,
@@ -40,17 +40,21 @@ _WARM_UP_TOKENS = 16
 
 
 @dataclass(slots=True)
-class Pair:
-    """Two engines on one target, alike but for the drafter."""
+class Engines:
+    """Engines on one target, alike but for the drafter; two of them have none."""
 
     plain: Engine
+    again: Engine
     speculative: Engine
-    synthetic: SyntheticDrafter | None
+    synthetic: SyntheticDrafter | None = None
 
     def run(self, mode: str, work: Sequence[Work], tenant: str, clients: int | None) -> LoadRun:
         """One run in one mode."""
-        engine = self.plain if mode == "plain" else self.speculative
-        return drive(engine, apart(work, tenant, mode != "plain"), clients)
+        return drive(self.of(mode), apart(work, tenant, mode == "speculative"), clients)
+
+    def of(self, mode: str) -> Engine:
+        """The engine of a mode."""
+        return {"plain": self.plain, AGAIN: self.again, "speculative": self.speculative}[mode]
 
     def teach(self, work: Iterable[Work]) -> None:
         """A synthetic drafter learns the answers: plain decoding gives them."""
@@ -82,19 +86,19 @@ def measure(options: LoadOptions, console: Console) -> dict[str, Any]:
 def _closed(options: LoadOptions, loaded: LoadedTarget, prompts: Prompts, bars: Bars) -> dict[str, Runs]:
     most = options.requests_at(max(options.clients))
     work = prompts.answering(most, options.max_new_tokens, options.temperature)
-    pair = _pair(options, loaded, work, options.sequences or max(options.clients))
-    pair.teach(work)
+    engines = _engines(options, loaded, work, options.sequences or max(options.clients))
+    engines.teach(work)
     runs: dict[str, Runs] = {}
     total = len(options.clients) * options.repeat
     for clients in options.clients:
         chosen = work[: options.requests_at(clients)]
-        for mode in MODES:
-            pair.run(mode, chosen, f"warm-up {clients}", clients)
+        for mode in (*MODES, AGAIN):
+            engines.run(mode, chosen, f"warm-up {clients}", clients)
         runs[str(clients)] = found = Runs()
         for repeat in range(options.repeat):
             for mode in _turns(repeat):
                 tenant = f"{clients} clients, repeat {repeat}"
-                found.add(mode, pair.run(mode, chosen, tenant, clients))
+                found.add(mode, engines.run(mode, chosen, tenant, clients))
             bars.update("runs", (len(runs) - 1) * options.repeat + repeat + 1, total, f"{clients} clients")
     return runs
 
@@ -104,14 +108,14 @@ def _replay(options: LoadOptions, loaded: LoadedTarget, prompts: Prompts, bars: 
     arrivals = read_trace(options.trace, options.requests or TRACE_REQUESTS)
     work = prompts.replaying(arrivals, options.speedup, options.temperature)
     sequences = options.sequences or _TRACE_SEQUENCES
-    pair = _pair(options, loaded, work, sequences)
-    pair.teach(work)
-    for mode in MODES:
-        pair.run(mode, shortened(work[:sequences], _WARM_UP_TOKENS), "warm-up", sequences)
+    engines = _engines(options, loaded, work, sequences)
+    engines.teach(work)
+    for mode in (*MODES, AGAIN):
+        engines.run(mode, shortened(work[:sequences], _WARM_UP_TOKENS), "warm-up", sequences)
     found = Runs()
     for repeat in range(options.repeat):
         for mode in _turns(repeat):
-            found.add(mode, pair.run(mode, work, f"repeat {repeat}", None))
+            found.add(mode, engines.run(mode, work, f"repeat {repeat}", None))
         bars.update("replays", repeat + 1, options.repeat)
     return found
 
@@ -120,28 +124,28 @@ def _stalls(
     options: LoadOptions, loaded: LoadedTarget, prompts: Prompts, bars: Bars
 ) -> dict[str, list[Stalls]]:
     streams = prompts.streaming(STREAMS, options.temperature)
-    pair = _pair(options, loaded, streams, STREAMS + 1)
-    pair.teach(streams)
+    engines = _engines(options, loaded, streams, STREAMS + 1)
+    engines.teach(streams)
     found: dict[str, list[Stalls]] = {mode: [] for mode in MODES}
     for repeat in range(-1, options.repeat):
         begin = repeat * ADMISSIONS + STREAMS
         long_prompts = [prompts.text(begin + number, LONG_PROMPT) for number in range(ADMISSIONS)]
-        for mode in _turns(repeat):
-            engine = pair.plain if mode == "plain" else pair.speculative
+        for mode in _turns(repeat, MODES):
             running = apart(streams, f"long prompts, repeat {repeat}", mode != "plain")
-            stalls = measure_stalls(engine, running, long_prompts[: 1 if repeat < 0 else None])
+            stalls = measure_stalls(engines.of(mode), running, long_prompts[: 1 if repeat < 0 else None])
             if repeat >= 0:
                 found[mode].append(stalls)
         bars.update("long prompts", repeat + 1, options.repeat)
     return found
 
 
-def _turns(repeat: int) -> tuple[str, ...]:
-    """Both modes; who goes first changes with every repeat."""
-    return MODES if repeat % 2 == 0 else MODES[::-1]
+def _turns(repeat: int, modes: tuple[str, ...] = (*MODES, AGAIN)) -> tuple[str, ...]:
+    """The modes; who goes first changes with every repeat."""
+    first = repeat % len(modes)
+    return modes[first:] + modes[:first]
 
 
-def _pair(options: LoadOptions, loaded: LoadedTarget, work: Sequence[Work], sequences: int) -> Pair:
+def _engines(options: LoadOptions, loaded: LoadedTarget, work: Sequence[Work], sequences: int) -> Engines:
     longest = max(len(w.request.prompt_ids) + w.request.sampling.max_tokens for w in work)
     if options.long_prompt:
         longest = max(longest, LONG_PROMPT + 1)
@@ -157,11 +161,11 @@ def _pair(options: LoadOptions, loaded: LoadedTarget, work: Sequence[Work], sequ
         kernels=options.kernels,
         threads=torch.get_num_threads(),
     )
-    plain, speculative = Engine(loaded, config), Engine(loaded, config)
+    plain, again, speculative = (Engine(loaded, config) for _ in range(3))
     if options.drafter is not None and options.synthetic:
-        return Pair(plain, speculative, new_synthetic(options.drafter, speculative, loaded))
+        return Engines(plain, again, speculative, new_synthetic(options.drafter, speculative, loaded))
     if options.drafter == NGRAM:
-        return Pair(plain, speculative, None)
+        return Engines(plain, again, speculative)
     path = DRAFTERS_DIR / "baseline" if options.drafter is None else Path(options.drafter)
     speculative.set_drafter(load_drafter(path, loaded.target, loaded.fingerprint), path.name)
-    return Pair(plain, speculative, None)
+    return Engines(plain, again, speculative)

@@ -17,23 +17,24 @@ from online_draft.bench.machine import machine_facts
 from online_draft.bench.stats import middle, paired_ratios, spread, tails
 
 MODES = ("plain", "speculative")
+AGAIN = "again"
+"""Plain decoding once more, on an engine of its own: what differs between these two is noise."""
 
 
 @dataclass(slots=True)
 class Runs:
     """The repeats of one load in both modes, the n-th of one beside the n-th of the other."""
 
-    by_mode: dict[str, list[LoadRun]] = field(default_factory=lambda: {mode: [] for mode in MODES})
+    by_mode: dict[str, list[LoadRun]] = field(default_factory=lambda: {mode: [] for mode in (*MODES, AGAIN)})
 
     def add(self, mode: str, run: LoadRun) -> None:
         """One more repeat."""
         self.by_mode[mode].append(run)
 
-    @property
-    def ratios(self) -> list[float]:
-        """Speculative over plain throughput, repeat by repeat."""
-        plain, speculative = ([r.tokens_per_second for r in self.by_mode[mode]] for mode in MODES)
-        return paired_ratios(speculative, plain)
+    def ratios(self, mode: str = "speculative") -> list[float]:
+        """A mode's throughput over the plain one, repeat by repeat."""
+        rates, plain = ([r.tokens_per_second for r in self.by_mode[m]] for m in (mode, "plain"))
+        return paired_ratios(rates, plain)
 
 
 def load_report(
@@ -41,7 +42,8 @@ def load_report(
 ) -> dict[str, Any]:
     """The JSON. `runs` are keyed by the number of clients, or by "trace".
 
-    Throughputs and ratios are medians over repeats, percentiles are of all repeats' values together.
+    Throughputs and ratios are medians over repeats, percentiles are of all repeats' values together;
+    `plain_again_ratio` is plain decoding's over itself, measured in the same way.
     """
     report: dict[str, Any] = {
         "target": target,
@@ -59,8 +61,9 @@ def load_report(
     }
     for mode in MODES:
         report[mode] = [_entry(load, found.by_mode[mode]) for load, found in runs.items()]
-    report["ratio"] = {load: middle(found.ratios) for load, found in runs.items()}
-    report["ratio_spread"] = {load: spread(found.ratios) for load, found in runs.items()}
+    report["ratio"] = {load: middle(found.ratios()) for load, found in runs.items()}
+    report["ratio_spread"] = {load: spread(found.ratios()) for load, found in runs.items()}
+    report["plain_again_ratio"] = {load: middle(found.ratios(AGAIN)) for load, found in runs.items()}
     if stalls is not None:
         entries = {mode: _stall_entry(found) for mode, found in stalls.items()}
         report["p99_itl_ratio_long_prompt"] = entries["speculative"]["p99_itl_ratio"]
@@ -102,7 +105,18 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     about = f"{report['target']} on {report['device']} ({report['threads']} threads, {report['dtype']})"
     title = f"{about}, drafter {report['drafter']}, T = {report['temperature']}"
     table = Table(title=title, box=SIMPLE, pad_edge=False)
-    for column in ("load", "mode", "tokens/s", "range", "ratio", "TTFT p50", "p99", "ITL p50", "p99"):
+    for column in (
+        "load",
+        "mode",
+        "tokens/s",
+        "range",
+        "ratio",
+        "plain again",
+        "TTFT p50",
+        "p99",
+        "ITL p50",
+        "p99",
+    ):
         table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
     for plain, speculative in zip(report["plain"], report["speculative"], strict=True):
         load = "trace" if plain["concurrency"] is None else str(plain["concurrency"])
@@ -118,6 +132,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
                 *("–" if wait is None else f"{wait:.1f}" for wait in waits),
             )
     console.print(table)
+    noise = ", ".join(f"{ratio:.2f}×" for ratio in report["plain_again_ratio"].values())
+    console.print(f"plain over plain, measured in the same way: {noise}")
     if "long_prompt" in report:
         for mode in MODES:
             entry = report["long_prompt"][mode]

@@ -28,7 +28,16 @@ def load(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 
 def test_clients_in_a_closed_loop(tmp_path: Path) -> None:
     report = load(tmp_path, "--concurrency", "1,3", "--requests", "4", "--max-new-tokens", "12")
-    assert {"cpu", "threads", "device", "dtype", "repeat", "versions", "ratio_spread"} <= set(report)
+    assert {
+        "cpu",
+        "threads",
+        "device",
+        "dtype",
+        "repeat",
+        "versions",
+        "ratio_spread",
+        "plain_again_ratio",
+    } <= set(report)
     for mode in ("plain", "speculative"):
         assert [entry["concurrency"] for entry in report[mode]] == [1, 3]
         for entry in report[mode]:
