@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +17,25 @@ from online_draft.core import Interaction
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One cache for all tests and their processes: kernels are compiled once, the user's stays as it is."""
+def own_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Path]:
+    """One cache for all tests and their processes; the user's stays as it is.
+
+    Kernels are named after their sources, so pytest's cache keeps them from one run to the next.
+    """
+    assert pytestconfig.cache is not None
+    kept = pytestconfig.cache.mkdir("kernels")
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("ONLINE_DRAFT_CACHE", str(cache))
+        (cache / "kernels").mkdir(mode=0o700)
+        for library in kept.glob("[!t]*.so"):
+            shutil.copy2(library, cache / "kernels")
         yield cache
+        for library in cache.glob("kernels/[!t]*.so"):
+            if not (kept / library.name).exists():
+                for old in kept.iterdir():
+                    old.unlink()
+                shutil.copy2(library, kept)
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +101,32 @@ def make_adapter() -> Callable[..., Any]:
         return Adapter(card, rank, weights)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def save_adapter() -> Callable[..., Path]:
+    """`save_adapter(adapter, directory, **card changes)`: the files that `peft` and we would write."""
+
+    def save(adapter: Any, directory: Path, **changes: Any) -> Path:
+        import json
+        from dataclasses import replace
+
+        from safetensors.torch import save_file
+
+        from online_draft.models.adapters.files import CONFIG_FILE, WEIGHTS_FILE, write_card
+
+        directory.mkdir(parents=True, exist_ok=True)
+        config = {"peft_type": "LORA", "r": adapter.rank, "lora_alpha": adapter.rank, "bias": "none"}
+        (directory / CONFIG_FILE).write_text(json.dumps(config))
+        tensors = {}
+        for name, weight in adapter.weights.items():
+            tensors[f"base_model.model.{name}.lora_A.weight"] = weight.down_RI.contiguous()
+            tensors[f"base_model.model.{name}.lora_B.weight"] = weight.up_OR.contiguous()
+        save_file(tensors, directory / WEIGHTS_FILE)
+        write_card(directory, replace(adapter.card, **changes))
+        return directory
+
+    return save
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -9,6 +10,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -126,9 +128,9 @@ def build() -> Path:
     behind = ["nice", "-n", "19"] if shutil.which("nice") else []
     command = [*behind, compiler, *FLAGS, str(KERNELS / "api.cpp"), "-o", scratch]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        if done.returncode:
-            raise BuildError(f"{compiler} failed: {done.stderr.strip()[-2000:]}")
+        code, message = _compile(command)
+        if code:
+            raise BuildError(f"{compiler} failed: {message.strip()[-2000:]}")
         os.chmod(scratch, 0o755)
         os.replace(scratch, path)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -136,6 +138,27 @@ def build() -> Path:
     finally:
         Path(scratch).unlink(missing_ok=True)
     return path
+
+
+def _compile(command: list[str]) -> tuple[int, str]:
+    """Exit status and what the compiler said. It ends with this process, unless that is killed."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    atexit.register(end)
+    try:
+        message = process.communicate(timeout=TIMEOUT_S)[1]
+        return process.returncode, message
+    finally:
+        atexit.unregister(end)
+        if process.poll() is None:
+            end()
+            process.wait()
 
 
 class Kernels:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -98,20 +101,19 @@ def test_a_built_library_is_used_again_and_a_broken_one_replaced(
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a library")
     built = []
-    real = native_build.subprocess.run
+    real = native_build._compile
 
-    def counted(command: list[str], **options: object) -> object:
+    def counted(command: list[str]) -> tuple[int, str]:
         built.append(command)
-        return real(command, **options)
+        return real(command)
 
-    monkeypatch.setattr(native_build.subprocess, "run", counted)
+    monkeypatch.setattr(native_build, "_compile", counted)
     first = Kernels()
     assert first.wait(300) is not None, first.error
-    compilations = [c for c in built if "--version" not in c]
-    assert len(compilations) == 1
+    assert len(built) == 1
     second = Kernels()
     assert second.wait(300) is not None
-    assert [c for c in built if "--version" not in c] == compilations
+    assert len(built) == 1
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -164,3 +166,22 @@ def test_what_killed_builds_left_is_removed_when_it_is_old(
     monkeypatch.setenv("CXX", str(stand_in(tmp_path, "another")))
     again = native_build.build()
     assert set(again.parent.iterdir()) == {finished, running, again}
+
+
+def test_a_compiler_and_its_children_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    script = (
+        "import threading, time, pathlib, sys\n"
+        "from online_draft.models.native import build\n"
+        "mark = pathlib.Path(sys.argv[1])\n"
+        "sleeper = ['sh', '-c', f'sleep 600 & echo $! > {mark}; wait']\n"
+        "threading.Thread(target=build._compile, args=(sleeper,), daemon=True).start()\n"
+        "while not (mark.exists() and mark.read_text()): time.sleep(0.01)\n"
+    )
+    mark = tmp_path / "pid"
+    subprocess.run([sys.executable, "-c", script, str(mark)], check=True, timeout=60)
+    try:
+        handle = os.pidfd_open(int(mark.read_text()))
+    except ProcessLookupError:
+        return
+    assert select.select([handle], [], [], 10)[0]
+    os.close(handle)
