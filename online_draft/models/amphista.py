@@ -45,7 +45,7 @@ class AmphistaConfig(DrafterConfig):
 
     attention_heads: int = 6
     intermediate_size: int = 512
-    stages: int = 2
+    stages: int = 1
     sources: tuple[int, ...] = ()
     block_layers: int = 1
     block_context: int = 0

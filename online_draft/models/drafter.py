@@ -119,7 +119,7 @@ class DrafterConfig:
     hidden_size: int
     vocab_size: int
     num_heads: int = 5
-    window: int = 256
+    window: int = 64
     draft_vocab_size: int = 0
 
     @property

@@ -16,6 +16,7 @@ CONFIG = AmphistaConfig(
     hidden_size=16,
     vocab_size=40,
     num_heads=4,
+    stages=2,
     window=12,
     attention_heads=2,
     intermediate_size=24,

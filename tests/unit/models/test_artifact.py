@@ -29,7 +29,7 @@ TARGET = random_target(TargetConfig.tiny("llama", False, 40))
 VARIANTS: list[dict[str, Any]] = [
     {"stages": 0, "block_layers": 0},
     {"stages": 1, "markov_rank": 0, "num_heads": 8},
-    {"sources": (2, 1, 0), "block_layers": 2},
+    {"stages": 2, "sources": (2, 1, 0), "block_layers": 2},
     {"block_context": 5},
     {"feature_layers": (1, 2), "markov_rank": 4},
     {"block_context": 8, "feature_layers": (1,)},

@@ -22,7 +22,7 @@ Generate = Callable[..., tuple[list[TokenRecord], list[SpeculationCounts]]]
 
 SERVING: dict[str, dict[str, Any]] = {
     "context": {"block_context": 9},
-    "two blocks, mixed sources": {"block_layers": 2, "sources": (1, 0, 2, 0)},
+    "two blocks, mixed sources": {"stages": 2, "block_layers": 2, "sources": (1, 0, 2, 0)},
     "one stage": {"stages": 1, "markov_rank": 0},
 }
 READING: dict[str, dict[str, Any]] = {

@@ -23,6 +23,7 @@ CONFIG = AmphistaConfig(
     hidden_size=SIZE,
     vocab_size=VOCAB,
     num_heads=4,
+    stages=2,
     window=12,
     attention_heads=2,
     intermediate_size=24,

@@ -45,7 +45,7 @@ def drafter_for(target: Target, **sizes: object) -> Amphista:
         markov_rank=8,
         chunk=4,
         max_positions=400,
-        **sizes,  # type: ignore[arg-type]
+        **{"stages": 2, **sizes},  # type: ignore[arg-type]
     )
     drafter = Amphista(config).to(target.dtype)
     with torch.no_grad():

@@ -139,6 +139,7 @@ def drafter_for(target: Target, seed: int, **sizes: object) -> Amphista:
             "vocab_size": target.config.vocab_size,
             "attention_heads": 2,
             "intermediate_size": 24,
+            "stages": 2,
             "window": 24,
             "chunk": 4,
             "markov_rank": 5,
