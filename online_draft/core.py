@@ -108,6 +108,7 @@ class GenerationRequest:
     the n-gram memory are shared within a `tenant` only. Without `learn` no record is made of it, and the
     n-gram memory forgets it when it ends. Lower `priority` comes first; within one, first come, first served.
     A request not done `deadline_s` seconds after an engine took it in ends with finish reason "abort".
+    Requests of one `session` go to the same replica where that costs nothing.
     """
 
     request_id: str
@@ -122,6 +123,7 @@ class GenerationRequest:
     learn: bool = True
     priority: int = 0
     deadline_s: float | None = None
+    session: str | None = None
 
 
 @dataclass(slots=True)
@@ -202,6 +204,9 @@ class StepOutput:
     `token_ids` holds every committed token, a final stop token included; `text` never ends in half a
     character and never holds a stop string. The last output has `finish_reason` and the totals. `logprobs`
     goes with `token_ids`; `prompt_logprobs` (None for the first token) comes with the first tokens.
+
+    `drafter_version` is the one that drafted last. Where it was not the only one, `by_version` has the counts
+    of each, the last one's last; they add up to `counts`.
     """
 
     request_id: str
@@ -213,6 +218,7 @@ class StepOutput:
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    by_version: tuple[tuple[str | None, SpeculationCounts], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +226,8 @@ class Interaction:
     """A finished request as the replay buffer keeps it: token ids and integers, no text.
 
     `near_ties` is not known while serving. `accepted_lengths` has one entry a step (bonus token
-    included), so that `sum(accepted_lengths) == len(output_ids)`.
+    included), so that `sum(accepted_lengths) == len(output_ids)`. `drafter_version` is the one that drafted
+    last; the counts of a request whose drafter changed are split by version where counts are kept, not here.
     """
 
     target: str

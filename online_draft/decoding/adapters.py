@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from online_draft.errors import ArtifactError, ConfigError
@@ -36,15 +37,30 @@ class EngineAdapters:
         self._evictions = 0
         self._reassigned = 0
 
-    def drafter_changed(self, drafter: Drafter | None, state: DraftState | None) -> None:
-        """Another drafter, or a fresh state of the same one. Adapters of another base are dropped."""
-        stack = None if self._state is None else self._state.adapters
+    def drafter_changed(
+        self, drafter: Drafter | None, state: DraftState | None, segments: Mapping[int, str]
+    ) -> None:
+        """This drafter, and this state of it, drafts for these slots from now on.
+
+        Adapters of another base are dropped; what the state before was adapted to is taken back.
+        """
+        former, slots = self._state, self._segments
+        if state is former:
+            for slot, segment in segments.items():
+                if slot not in slots:
+                    self.follow(slot, segment)
+            return
+        stack = None if former is None else former.adapters
         same = bool(self._known) and drafter is not None and base_digest(drafter) == self._base()
+        if former is not None:
+            former.adapters = None
+            for slot in slots:
+                former.assign(slot, 0)
         self._dropped = [] if same else sorted(self._known)
-        self._drafter, self._state = drafter, state
+        self._drafter, self._state, self._segments = drafter, state, dict(segments)
         if same and state is not None:
             state.adapters = stack
-            for slot, segment in self._segments.items():
+            for slot, segment in segments.items():
                 state.assign(slot, self._places.get(self._by_segment.get(segment, ""), 0))
             return
         self._digest = None

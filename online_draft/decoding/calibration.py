@@ -59,8 +59,8 @@ class Calibration:
         self._totals_QL = np.zeros((3, self._levels))
         self._errors_QLB = np.zeros((2, self._levels, _BINS))
         self._table_LG = np.empty((self._levels, _GRID + 1))
-        for level in range(self._levels):
-            self._fit(level)
+        self._fit(0)
+        self._table_LG[1:] = self._table_LG[0]
 
     @property
     def trust_D(self) -> Floats:
@@ -123,14 +123,14 @@ class Calibration:
         elif len(self._walks) >= _GATHER:
             self._gather()
 
-    def forget(self, keep: float = 0.2) -> None:
-        """Weigh down what was learnt, for a drafter that replaces the one it was learnt from."""
-        self._flush()
-        self._sums_QLB *= keep
-        self._trust.forget(keep)
-        self._flush_every = 1
-        for level in range(self._levels):
-            self._fit(level)
+    def heir(self, keep: float = 0.2) -> Calibration:
+        """One for a similar drafter: starts from what was learnt here, weighed down. Totals start at 0."""
+        heir = Calibration(self.depths)
+        heir._sums_QLB = keep * self._sums_QLB
+        heir._trust = self._trust.heir(keep)
+        for level in np.flatnonzero(heir._sums_QLB[0].any(1)).tolist():
+            heir._fit(level)
+        return heir
 
     def report(self) -> dict[str, Any]:
         """Totals since the start, by depth: mean predicted and calibrated probability that one of a node's

@@ -16,10 +16,9 @@ class Commit:
     Rows are indices into the step's flat batch; of a prompt chunk the last `window` go into the ring.
     """
 
-    def __init__(self, version: str | None, window: int) -> None:
+    def __init__(self, window: int) -> None:
         self.outputs: list[StepOutput] = []
         self.moves = Moves()
-        self._version = version
         self._window = window
 
     def root(self, sequence: Sequence, token: int, row: int, logprobs: Logprobs = None) -> None:
@@ -75,8 +74,7 @@ class Commit:
         sequence.length += len(tokens)
         if sequence.followed and sequence.finish_reason is None:
             self._feed(sequence, rows, found.tokens)
-        version = self._version if sequence.request.speculate else None
-        self.outputs.append(sequence.output(tokens, text, version, logprobs))
+        self.outputs.append(sequence.output(tokens, text, logprobs))
 
     def _feed(self, sequence: Sequence, rows: list[int], next_tokens: list[int]) -> None:
         moves = self.moves

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from online_draft.decoding.calibration import Calibration
+from online_draft.decoding.arms import Arms
 from online_draft.decoding.candidates import Candidates, drafted, merged, proposed
-from online_draft.decoding.forest import DraftedTrees, Forest
+from online_draft.decoding.drafts import Drafts
+from online_draft.decoding.forest import Forest
 from online_draft.decoding.masks import drop_forbidden
 from online_draft.decoding.ngram_policy import NgramPolicy
 from online_draft.decoding.ngrams import NgramDrafts, Proposal
@@ -24,7 +25,6 @@ from online_draft.decoding.selection import Selection, keep, rank
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.speculation import SpeculationPolicy
 from online_draft.decoding.timer import StepTimer
-from online_draft.decoding.values import path_values
 from online_draft.decoding.verification import Walk
 
 _LEAST_DRAFTED = 6
@@ -41,7 +41,7 @@ Of = list[int] | range
 class _Drafted:
     """What the heads drafted in this step, `of` these of the step's trees; what was selected of all."""
 
-    trees: DraftedTrees
+    drafts: Drafts
     of: Of
     selection: Selection
 
@@ -51,8 +51,8 @@ class Drafting:
     learns from the outcome.
 
     A step runs the heads (proposals join their trees), or verifies proposals alone, or nothing. Without
-    `ngrams` there are no proposals; `heads` 0 says that there is no drafter. With `noise_ranked`, the trees
-    of sampled sequences follow their noise.
+    `ngrams` there are no proposals; `arms` say whose heads. With `noise_ranked`, the trees of sampled
+    sequences follow their noise.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Drafting:
         policy: SpeculationPolicy,
         nodes: int,
         width: int,
-        heads: int,
+        arms: Arms,
         ngrams: NgramDrafts | None = None,
         noise_ranked: bool = True,
         clock: Callable[[], float] = time.perf_counter,
@@ -69,8 +69,7 @@ class Drafting:
         self._noise_ranked = noise_ranked
         self._nodes = nodes
         self._width = width
-        self._heads = heads
-        self._calibration = Calibration(max(1, heads))
+        self._arms = arms
         self._ngrams = ngrams if policy.mode != "off" and nodes else None
         self._ngram_policy = NgramPolicy(policy.cost)
         self._clock = clock
@@ -87,14 +86,13 @@ class Drafting:
         """Whether the last step drafted with heads."""
         return self._last is not None
 
-    def changed(self, heads: int) -> None:
-        """Another drafter drafts from now on."""
-        if heads == self._heads:
-            self._calibration.forget()
-        else:
-            self._heads = heads
-            self._calibration = Calibration(heads)
-        self.policy.drafter_changed()
+    def changed(self, arms: Arms) -> None:
+        """These draft from now on."""
+        former, self._arms = self._arms, arms
+        if not set(arms.present) <= set(former.present):
+            self._drafted = 0
+        if arms.champion is not former.champion:
+            self.policy.drafter_changed()
 
     def draft(
         self, plan: StepPlan, runner: Runner, ready: Callable[[], None], timer: StepTimer | None = None
@@ -109,12 +107,12 @@ class Drafting:
         rows_of = len(sequences), len(plan.plain)
         same = rows_of == self._rows_of and not plan.admitted
         self._rows_of = rows_of
-        due = self._ngrams is not None and self._ngram_policy.looks()
-        self._resting = not due and self.policy.rests(same)
+        looks = self._ngrams is not None and self._ngram_policy.looks() and self._ngrams.due(sequences)
+        self._resting = not looks and self.policy.rests(same)
         if self._resting:
             _decode_plainly(plan, [])
             return None
-        able = [sequence for sequence in sequences if sequence.followed] if self._heads else []
+        able = [sequence for sequence in sequences if sequence.followed] if self._arms.champion.heads else []
         rows = len(sequences) + len(plan.plain)
         count = self.policy.plan(len(able), rows - len(able), bool(plan.admitted))
         nodes = min(self._most(count), plan.node_budget // count) if count else 0
@@ -130,11 +128,10 @@ class Drafting:
         if timer is not None:
             timer.mark("policy")
         drafting = able[len(able) - count :]
-        trust_D = self._calibration.trust_D if self._noise_ranked else None
-        trees = runner.draft(drafting, nodes, min(self._width, max(4, nodes // 2)), trust_D)
+        drafts = self._heads(runner, drafting, nodes)
         if timer is not None:
             timer.mark("draft")
-        candidates = drafted(trees, path_values(self._calibration, trees))
+        candidates = drafted(drafts.trees, drafts.values)
         of: Of = range(count)
         if proposals:
             candidates, of = self._merge(plan, drafting, candidates, proposals)
@@ -143,13 +140,13 @@ class Drafting:
         allowed = drop_forbidden(candidates, [sequence.mask for sequence in plan.speculating])
         if allowed is not candidates:
             before_SN, after_SN = (
-                np.array([values[row][: trees.nodes] for row in of])
+                np.array([values[row][: drafts.trees.nodes] for row in of])
                 for values in (candidates.values, allowed.values)
             )
-            trees = trees.without(before_SN > after_SN)
+            drafts.trees = drafts.trees.without(before_SN > after_SN)
         prompt_rows = sum([chunk.count for chunk in plan.chunks])
         selection = self.policy.select(allowed.values, allowed.parents, prompt_rows, plan.node_budget)
-        self._last = _Drafted(trees, of, selection)
+        self._last = _Drafted(drafts, of, selection)
         if not selection.total:
             _decode_plainly(plan, [])
             return None
@@ -180,9 +177,13 @@ class Drafting:
         self.policy.observe(seconds, committed, typical)
 
     def report(self) -> dict[str, Any]:
-        """`calibration` (predicted and observed acceptance by depth) and the policy's report; with an n-gram
-        memory, `ngram`: what it was asked and found, and the steps that ran no head."""
-        report = {"calibration": self._calibration.report(), **self.policy.report()}
+        """`calibration` (predicted and observed acceptance by depth) of the champion and the policy's report;
+        with a second drafter, `second`: its version and calibration; with an n-gram memory, `ngram`: what it
+        was asked and found, and the steps that ran no head."""
+        second = self._arms.second
+        report = {"calibration": self._arms.champion.calibration.report(), **self.policy.report()}
+        if second is not None:
+            report["second"] = {"version": second.version, "calibration": second.calibration.report()}
         if self._ngrams is not None:
             report["ngram"] = {**self._ngrams.report(), "alone": self._ngram_policy.report()}
         return report
@@ -270,25 +271,23 @@ class Drafting:
             start += len(nodes)
         return tokens
 
+    def _heads(self, runner: Runner, sequences: list[Sequence], nodes: int) -> Drafts:
+        """What the heads draft for these sequences."""
+        width = min(self._width, max(4, nodes // 2))
+        if self._arms.alone:
+            return Drafts.of(self._arms.champion, runner, sequences, nodes, width, self._noise_ranked)
+        return Drafts.by_arm(runner, sequences, nodes, width, self._noise_ranked)
+
     def _learn(self, last: _Drafted, walks: list[Walk]) -> None:
         """Tell the heads' calibration what became of their trees, as far as the walks stayed in them."""
         nodes = last.selection.as_drafted([walk.nodes for walk in walks])
-        heads = last.trees.nodes
+        heads = last.drafts.trees.nodes
         found = []
         for row in last.of:
             own = nodes[row]
             stayed = next((at for at, node in enumerate(own) if node >= heads), len(own))
             found.append((walks[row].tokens[: stayed + 1], own[:stayed]))
-        trees = last.trees
-        self._calibration.observe(
-            trees.token_SN,
-            trees.parent_SN,
-            trees.depth_SN,
-            trees.logprob_SN,
-            found,
-            trees.share_SN,
-            trees.ranked_S,
-        )
+        last.drafts.learn(found)
 
     def _most(self, sequences: int) -> int:
         """Nodes per sequence worth drafting: about twice as many as were last worth verifying."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from online_draft.core import GenerationRequest, StepOutput
 from online_draft.decoding.adapters import EngineAdapters
+from online_draft.decoding.arms import Arms
 from online_draft.decoding.batch import SlotTable
 from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.choices import TargetChoices
@@ -33,9 +35,10 @@ from online_draft.decoding.runners.select import RunnerChoice
 from online_draft.decoding.scheduler import Scheduler
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.speculation import SpeculationPolicy
+from online_draft.decoding.staging import Staging
 from online_draft.decoding.timer import StepTimer
 from online_draft.errors import ConfigError, RequestError
-from online_draft.models.drafter import Drafter, DraftState
+from online_draft.models.drafter import Drafter
 from online_draft.models.kv import KVCache
 from online_draft.models.loading import LoadedTarget
 from online_draft.models.ring import FeatureRing
@@ -81,12 +84,11 @@ class Engine:
         self._runner = self._runners.make(self._memory)
         self._feed = RingFeed(self._runner, self._ring)
         self._choices = TargetChoices(loaded.config.vocab_size, device)
-        self._drafter: Drafter | None = None
-        self._draft_state: DraftState | None = None
+        self._arms = Arms.none()
+        self._staging = Staging(config, self.max_context)
         self.adapters = EngineAdapters(config.max_adapters, config.adapter_rank)
-        """Of the drafter, by segment: `load` and `unload` between two steps disturb no other sequence."""
+        """Of the champion, by segment: `load` and `unload` between two steps disturb no other sequence."""
         self._ngrams = NgramDrafts() if config.ngram else None
-        self.drafter_version: str | None = None
         self.timer: StepTimer | None = None
         """Only benchmarks set one."""
         self.steps = 0
@@ -146,33 +148,59 @@ class Engine:
                 sequence.remembered = False
 
     def set_drafter(self, drafter: Drafter | None, version: str | None) -> None:
-        """Draft with these heads from the next step on; None leaves the n-gram memory, or plain decoding.
+        """`set_drafters` with these heads alone; None leaves the n-gram memory, or plain decoding."""
+        self.set_drafters(drafter, version)
 
-        Nothing is flushed: running sequences go on, their drafter state is rebuilt from the feature ring.
-        Adapters of another base are dropped.
-        ConfigError, and nothing is changed, for one that can't draft in this engine.
+    def set_drafters(
+        self,
+        champion: Drafter | None,
+        version: str | None,
+        second: Drafter | None = None,
+        second_version: str | None = None,
+        share: float = 0.0,
+        salt: str | int = "",
+        linger: bool = False,
+    ) -> None:
+        """Draft with these heads from the next step on: `second` for a share of the sequences that are
+        admitted from now on, by a hash of `salt` and session or request id, the champion for the others.
+
+        Nothing is flushed. A sequence keeps its drafter, and what that remembers of it, as long as this
+        drafter (the same object, in either role) is one of the two; else the champion takes over and rebuilds
+        its state from the feature ring. With `linger`, one drafter that leaves (that with most sequences)
+        stays until it has finished those, and nothing is rebuilt. So weights of a drafter in use must not
+        change. Adapters are the champion's; those of another base are dropped.
+        ConfigError, and nothing is changed, for what can't draft in this engine.
         """
-        positions = None if drafter is None else drafter.max_positions
-        if positions is not None and positions < self.max_context:
-            raise ConfigError(
-                "engine.max_context",
-                f"must be at most the drafter's {positions} positions, is {self.max_context}",
-            )
-        if drafter is not None and drafter.config.window > self.config.feature_window:
-            raise ConfigError(
-                "engine.feature_window",
-                f"must be at least the drafter's window of {drafter.config.window} rows",
-            )
-        known = self._drafter
-        self._drafter = drafter
-        self._draft_state = None if drafter is None else drafter.new_state(self.config.max_sequences)
-        self.adapters.drafter_changed(drafter, self._draft_state)
-        self.drafter_version = version
-        self._runner.set_drafter(drafter, self._draft_state)
-        if drafter is not None and known is not None and drafter.kind == known.kind:
-            self._drafting.changed(drafter.config.num_heads)
+        former = self._arms
+        arms = former.followed_by(
+            champion, version, second, second_version, share, salt, self._staging.state_of
+        )
+        if linger:
+            arms = arms.letting_finish(former, self._scheduler.sequences())
+        self._runner.set_drafters(arms.drafters)
+        self._arms = arms
+        for sequence in self._scheduler.sequences():
+            if sequence.arm is not None and sequence.arm not in arms.present:
+                sequence.draft_with(arms.successor(sequence.arm))
+        segments = {s.slot: s.request.segment for s in self._scheduler.sequences() if self._adaptable(s)}
+        self.adapters.drafter_changed(champion, arms.champion.state, segments)
+        known = former.champion.drafter
+        if known is champion or (champion is not None and known is not None and champion.kind == known.kind):
+            self._drafting.changed(arms)
         else:
             self._set_policy()
+
+    def stage(self, drafter: Drafter) -> None:
+        """Get ready what `set_drafters` needs of a new drafter: it then takes a fraction of a step.
+
+        From any thread, beside running steps. Only the last one is kept. ConfigError as from `set_drafters`.
+        """
+        self._staging.stage(drafter, self._runner)
+
+    @property
+    def drafter_version(self) -> str | None:
+        """The champion's."""
+        return self._arms.champion.version
 
     @property
     def kernel(self) -> str:
@@ -196,6 +224,7 @@ class Engine:
     def check_integrity(self) -> None:
         """Assert that no block or slot is leaked, owned twice or out of reach, nor a shared one written."""
         self._scheduler.check_integrity()
+        self._arms.check_integrity(self._scheduler.sequences())
         for slot in range(self.config.max_sequences):
             sequence = self._scheduler.in_slot(slot)
             if sequence is not None:
@@ -208,8 +237,9 @@ class Engine:
         return self._scheduler.stats()
 
     def speculation_report(self) -> dict[str, Any]:
-        """`calibration`: predicted and observed acceptance by depth; `buckets`: steps by nodes verified;
-        `probes`: how many of them only found out; `yield`: tokens gained per token promised, or None."""
+        """`calibration`: the champion's predicted and observed acceptance by depth, with a second drafter
+        `second` the same of that; `buckets`: steps by nodes verified; `probes`: how many of them only found
+        out; `yield`: tokens gained per token promised, or None."""
         return self._drafting.report()
 
     @torch.inference_mode()
@@ -234,7 +264,7 @@ class Engine:
             timer.mark("forward")
         roots = plan.plain + [chunk.sequence for chunk in plan.chunks if chunk.last]
         self._choices.begin(rows, plan.speculating, roots, forest)
-        commit = Commit(self.drafter_version, self._ring.window)
+        commit = Commit(self._ring.window)
         walks = collect(plan, forest, rows, self._choices, self._runner, commit)
         if timer is not None:
             timer.mark("choose")
@@ -259,13 +289,18 @@ class Engine:
         for sequence in self._scheduler.expire():
             if sequence.slot >= 0:
                 self._forget(sequence.slot)
-            version = self.drafter_version if sequence.request.speculate else None
-            outputs.append(sequence.abort("deadline exceeded", version))
+            outputs.append(sequence.abort("deadline exceeded"))
         return outputs
 
     def _plan(self) -> StepPlan:
         """The scheduler's plan, with block tables and feature ring brought up to it."""
-        nodes = self.config.tree_nodes if self._drafter is not None or self._ngrams is not None else 0
+        leaving = self._arms.leaving
+        if leaving is not None and all(s.arm is not leaving for s in self._scheduler.sequences()):
+            self._arms = replace(self._arms, leaving=None)
+            self._runner.set_drafters(self._arms.drafters)
+            self._drafting.changed(self._arms)
+        able = self._arms.champion.drafter is not None or self._ngrams is not None
+        nodes = self.config.tree_nodes if able else 0
         plan = self._scheduler.plan(nodes, self._drafting.policy.expected_nodes)
         for slot in plan.vacated:
             self._forget(slot)
@@ -273,10 +308,17 @@ class Engine:
             self._table.extend(sequence, start)
         for sequence in plan.admitted:
             self._ring.rebase(sequence.slot, sequence.cached)
-            self.adapters.follow(sequence.slot, sequence.request.segment)
-            drafted = self._drafter is not None and sequence.request.speculate
+            if sequence.arm is None and sequence.request.speculate:
+                sequence.draft_with(self._arms.pick(sequence.request))
+            if self._adaptable(sequence):
+                self.adapters.follow(sequence.slot, sequence.request.segment)
+            drafted = sequence.arm is not None and sequence.arm.drafter is not None
             sequence.followed = drafted and self._drafting.policy.follows()
         return plan
+
+    def _adaptable(self, sequence: Sequence) -> bool:
+        """Whether a sequence runs and drafts with the champion."""
+        return sequence.slot >= 0 and sequence.arm is self._arms.champion
 
     def _forget(self, slot: int) -> None:
         """Clear what drafter and n-gram memory knew about a slot's sequence."""
@@ -285,21 +327,21 @@ class Engine:
         self.adapters.forget(slot)
         if self._ngrams is not None:
             self._ngrams.end(slot)
-        if self._draft_state is not None:
-            self._draft_state.invalidate(slot)
+        for _, state in self._arms.drafters:
+            state.invalidate(slot)
 
     def _change_runner(self) -> None:
         """The next step runs on what is best now. Cache, ring and outputs stay as they are."""
         self._feed.flush()
         self._runner = self._feed.runner = self._runners.make(self._memory)
-        self._runner.set_drafter(self._drafter, self._draft_state)
+        self._runner.set_drafters(self._arms.drafters)
         if self._runners.kernel == "native":
             self.target.forget_prepared()
         self._set_policy()
 
     def _set_policy(self) -> None:
-        """A policy for the drafter and the runner at hand; both fix what a step costs."""
-        drafter, nodes = self._drafter, self.config.tree_nodes
+        """A policy for the champion and the runner at hand; both fix what a step costs."""
+        drafter, nodes = self._arms.champion.drafter, self.config.tree_nodes
         able = drafter is not None or self._ngrams is not None
         mode = self.config.speculation if able and nodes else "off"
         profile = StepProfile((1,), (1e-3,))
@@ -309,12 +351,11 @@ class Engine:
             )
             self._scheduler.pace(profile)
         policy = SpeculationPolicy(CostModel(profile, self._runners.padded), nodes, mode)
-        heads = 0 if drafter is None else drafter.config.num_heads
         self._drafting = Drafting(
             policy,
             nodes,
             self.config.tree_width,
-            heads,
+            self._arms,
             self._ngrams,
             self.config.noise_ranked,
             lambda: time.perf_counter(),

@@ -5,7 +5,7 @@ Shapes: S sequences, N nodes drafted for each, K nodes verified over all sequenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,6 +49,42 @@ class DraftedTrees:
             return cls(token_SN, parent_SN, depth_SN, logprob_SN)
         share_SN = trees.share_SN.double().cpu().numpy()
         return cls(token_SN, parent_SN, depth_SN, logprob_SN, share_SN, ranking.ranked_S)
+
+    def take(self, rows: list[int]) -> DraftedTrees:
+        """Some of the trees."""
+        share_SN, ranked_S = self.share_SN, self.ranked_S
+        return DraftedTrees(
+            self.token_SN[rows],
+            self.parent_SN[rows],
+            self.depth_SN[rows],
+            self.logprob_SN[rows],
+            None if share_SN is None else share_SN[rows],
+            None if ranked_S is None else ranked_S[rows],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[DraftedTrees, list[int]]]) -> DraftedTrees:
+        """Trees of several drafters as one batch, each where its row says. Smaller ones are filled up."""
+        shape = sum(len(rows) for _, rows in parts), max(trees.nodes for trees, _ in parts)
+        token_SN, parent_SN, depth_SN = (
+            np.zeros(shape, np.int64),
+            np.full(shape, -1),
+            np.ones(shape, np.int64),
+        )
+        logprob_SN, share_SN, ranked_S = (
+            np.full(shape, -np.inf),
+            np.zeros(shape),
+            np.zeros(shape[0], np.bool_),
+        )
+        for trees, rows in parts:
+            nodes = trees.nodes
+            token_SN[rows, :nodes], parent_SN[rows, :nodes] = trees.token_SN, trees.parent_SN
+            depth_SN[rows, :nodes], logprob_SN[rows, :nodes] = trees.depth_SN, trees.logprob_SN
+            if trees.share_SN is not None and trees.ranked_S is not None:
+                share_SN[rows, :nodes], ranked_S[rows] = trees.share_SN, trees.ranked_S
+        if not ranked_S.any():
+            return cls(token_SN, parent_SN, depth_SN, logprob_SN)
+        return cls(token_SN, parent_SN, depth_SN, logprob_SN, share_SN, ranked_S)
 
     def without(self, forbidden_SN: NDArray[np.bool_]) -> DraftedTrees:
         """The same trees with some nodes struck out; those below them must be struck out too."""

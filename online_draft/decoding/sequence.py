@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from online_draft.core import FinishReason, GenerationRequest, SpeculationCounts, StepOutput, TokenLogprobs
 from online_draft.decoding.detokenizer import Detokenizer, StopMatcher
@@ -13,6 +13,9 @@ from online_draft.decoding.noise import position_key, stream_key
 from online_draft.decoding.prefix import block_key, root_key
 from online_draft.decoding.processors import processors_for
 from online_draft.decoding.sampling import has_filter
+
+if TYPE_CHECKING:
+    from online_draft.decoding.arms import Arm
 
 
 class Sequence:
@@ -43,6 +46,8 @@ class Sequence:
         """Of each position that `blocks` have room for."""
         self.followed = request.speculate
         """Whether its hidden rows go into the feature ring, so that it can be drafted for."""
+        self.arm: Arm | None = None
+        """Who drafts for it; None before it is admitted, and for good where nothing may be drafted."""
         self.remembered = request.learn
         """Whether the n-gram memory may keep what it says."""
         self.cached = 0
@@ -50,6 +55,8 @@ class Sequence:
         """Leading blocks that the prefix table has been told of."""
         self._block_keys: list[bytes] = []
         self.counts = SpeculationCounts()
+        """Of the arm that it has now."""
+        self._earlier: list[tuple[str | None, SpeculationCounts]] = []
         self.finish_reason: FinishReason | None = None
         stops = set(request.sampling.stop_token_ids)
         self._stop_ids = stops if request.sampling.ignore_eos else stops | eos_token_ids
@@ -121,6 +128,18 @@ class Sequence:
             keys.append(block_key(parent, self.tokens[start : start + block_size]))
         return keys[:count]
 
+    def draft_with(self, arm: Arm) -> None:
+        """Be drafted for by this arm from now on. What was counted so far is its forerunner's."""
+        if self.counts.steps and self.version != arm.version:
+            self._earlier.append((self.version, self.counts))
+            self.counts = SpeculationCounts()
+        self.arm = arm
+
+    @property
+    def version(self) -> str | None:
+        """What drafts for it, None if nothing does."""
+        return None if self.arm is None else self.arm.version
+
     def key(self, depth: int) -> int:
         """Noise key of the token chosen at a node of this depth (0 is the root)."""
         return position_key(self.stream, len(self.tokens) + depth)
@@ -165,29 +184,41 @@ class Sequence:
         )
 
     def output(
-        self,
-        tokens: list[int],
-        text: str,
-        version: str | None,
-        logprobs: tuple[TokenLogprobs, ...] | None = None,
+        self, tokens: list[int], text: str, logprobs: tuple[TokenLogprobs, ...] | None = None
     ) -> StepOutput:
         """This step's output; the first one carries the prompt's log-probabilities, the last one the counts.
 
         `logprobs` may go on behind `tokens`.
         """
         final = self.finish_reason is not None
+        by_version = self._by_version() if final and self._earlier else {}
+        counts = self.counts
+        if by_version:
+            counts = SpeculationCounts()
+            for part in by_version.values():
+                counts.add(part)
         return StepOutput(
             request_id=self.request.request_id,
             token_ids=tuple(tokens),
             text=text,
             finish_reason=self.finish_reason,
-            counts=self.counts if final else None,
-            drafter_version=version if final else None,
+            counts=counts if final else None,
+            drafter_version=self.version if final else None,
             logprobs=None if logprobs is None else logprobs[: len(tokens)],
             prompt_logprobs=None if self.prompt_logprobs is None else self.prompt_logprobs.deliver(),
+            by_version=tuple(by_version.items()) if len(by_version) > 1 else (),
         )
 
-    def abort(self, error: str, version: str | None) -> StepOutput:
+    def abort(self, error: str) -> StepOutput:
         """The last output of a request that is given up."""
         self.finish_reason = "abort"
-        return replace(self.output([], "", version), error=error)
+        return replace(self.output([], ""), error=error)
+
+    def _by_version(self) -> dict[str | None, SpeculationCounts]:
+        """Counts of each version that drafted for it, that of now last."""
+        found: dict[str | None, SpeculationCounts] = {}
+        for version, counts in (*self._earlier, (self.version, self.counts)):
+            known = found.pop(version, SpeculationCounts())
+            known.add(counts)
+            found[version] = known
+        return found

@@ -73,7 +73,9 @@ class NoiseTrust:
         self.trust_D = (posterior_DG @ _GRID_G) / posterior_DG.sum(1)
         self._seen_DG *= _KEEP**share
 
-    def forget(self, keep: float) -> None:
-        """Weigh down what was observed."""
-        self._seen_DG *= keep
-        self.update(0.0)
+    def heir(self, keep: float) -> NoiseTrust:
+        """One that starts from what was observed here, weighed down."""
+        heir = NoiseTrust(len(self.trust_D))
+        heir._seen_DG = keep * self._seen_DG
+        heir.update(0.0)
+        return heir

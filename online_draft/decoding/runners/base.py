@@ -6,6 +6,7 @@ Shapes: S sequences, N rows of the flat batch, M rows with logits, F hidden size
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -71,15 +72,26 @@ class Moves:
 class Runner(Protocol):
     """Runs steps on one device. Owns nothing but scratch: cache, ring and slot table are the engine's."""
 
-    def set_drafter(self, drafter: Drafter | None, state: DraftState | None) -> None:
-        """Draft with these weights, as they are now, from the next call on."""
+    def stage(self, drafter: Drafter, state: DraftState) -> None:
+        """Get ready what `set_drafters` would have to do for this one. From any thread."""
+        ...
+
+    def set_drafters(self, drafters: Sequences[tuple[Drafter, DraftState]]) -> None:
+        """Only these draft from the next call on, each with its weights as they were when its state first
+        came here."""
         ...
 
     def draft(
-        self, sequences: list[Sequence], nodes: int, width: int, trust_D: Floats | None = None
+        self,
+        state: DraftState,
+        sequences: list[Sequence],
+        nodes: int,
+        width: int,
+        trust_D: Floats | None = None,
     ) -> DraftedTrees:
-        """One tree of at most `nodes` nodes per sequence, at most `width` of a depth followed; with
-        `trust_D`, those of sampled sequences ranked by their noise (`NoiseRanking`)."""
+        """One tree of at most `nodes` nodes per sequence by the drafter whose state this is, at most `width`
+        of a depth followed; with `trust_D`, those of sampled sequences ranked by their noise
+        (`NoiseRanking`)."""
         ...
 
     def run(self, plan: StepPlan, forest: Forest | None) -> Rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Sequences
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,19 +25,25 @@ class EagerRunner:
     def __init__(self, target: Target, memory: Memory) -> None:
         self._target = target
         self._memory = memory
-        self._drafter: Drafter | None = None
-        self._state: DraftState | None = None
+        self._drafters: dict[DraftState, Drafter] = {}
 
-    def set_drafter(self, drafter: Drafter | None, state: DraftState | None) -> None:
+    def stage(self, drafter: Drafter, state: DraftState) -> None:
+        """Nothing has to be got ready."""
+
+    def set_drafters(self, drafters: Sequences[tuple[Drafter, DraftState]]) -> None:
         """Draft with these heads."""
-        self._drafter, self._state = drafter, state
+        self._drafters = {state: drafter for drafter, state in drafters}
 
     def draft(
-        self, sequences: list[Sequence], nodes: int, width: int, trust_D: Floats | None = None
+        self,
+        state: DraftState,
+        sequences: list[Sequence],
+        nodes: int,
+        width: int,
+        trust_D: Floats | None = None,
     ) -> DraftedTrees:
         """One tree per sequence. One synchronisation with the device."""
-        assert self._drafter is not None and self._state is not None
-        draft = self._drafter.draft(self._state, self._memory.ring, [s.slot for s in sequences])
+        draft = self._drafters[state].draft(state, self._memory.ring, [s.slot for s in sequences])
         roots_S = torch.tensor([s.tokens[-1] for s in sequences], device=self._target.device)
         ranking = NoiseRanking.of(sequences, trust_D)
         return DraftedTrees.from_device(build_trees(draft, roots_S, nodes, width, ranking), ranking)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from collections.abc import Sequence as Sequences
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,16 +108,24 @@ class GraphedRunner:
         self.failed = False
         """Whether graphs were given up."""
 
-    def set_drafter(self, drafter: Drafter | None, state: DraftState | None) -> None:
+    def stage(self, drafter: Drafter, state: DraftState) -> None:
+        """Nothing has to be got ready."""
+
+    def set_drafters(self, drafters: Sequences[tuple[Drafter, DraftState]]) -> None:
         """Draft with these heads."""
-        self._eager.set_drafter(drafter, state)
-        self._heads = 0 if drafter is None else drafter.config.num_heads
+        self._eager.set_drafters(drafters)
+        self._heads = max((drafter.config.num_heads for drafter, _ in drafters), default=0)
 
     def draft(
-        self, sequences: list[Sequence], nodes: int, width: int, trust_D: Floats | None = None
+        self,
+        state: DraftState,
+        sequences: list[Sequence],
+        nodes: int,
+        width: int,
+        trust_D: Floats | None = None,
     ) -> DraftedTrees:
         """One tree per sequence. One synchronisation with the device."""
-        return self._eager.draft(sequences, nodes, width, trust_D)
+        return self._eager.draft(state, sequences, nodes, width, trust_D)
 
     def run(self, plan: StepPlan, forest: Forest | None) -> Rows:
         """One target step. Waits for the device only where a result is compared."""

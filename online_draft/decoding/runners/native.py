@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Sequences
+
 from torch import Tensor
 
 from online_draft.decoding.forest import DraftedTrees, Forest
@@ -22,22 +24,36 @@ class NativeRunner:
     def __init__(self, backend: NativeBackend, memory: Memory) -> None:
         self._backend = backend
         self._memory = memory
-        self._drafting: NativeDrafting | None = None
+        self._drafting: dict[DraftState, NativeDrafting] = {}
+        self._staged: tuple[DraftState, NativeDrafting] | None = None
 
-    def set_drafter(self, drafter: Drafter | None, state: DraftState | None) -> None:
-        """Packs the drafter's weights as they are now."""
-        self._drafting = None
-        if drafter is not None and state is not None:
-            self._drafting = self._backend.drafting(drafter, state)
+    def stage(self, drafter: Drafter, state: DraftState) -> None:
+        """Packs the drafter's weights. The last one is kept."""
+        self._staged = state, self._backend.drafting(drafter, state)
+
+    def set_drafters(self, drafters: Sequences[tuple[Drafter, DraftState]]) -> None:
+        """Packs the weights of those that are new and weren't staged."""
+        known = dict(self._drafting)
+        if self._staged is not None:
+            known.update([self._staged])
+        self._drafting = {
+            state: known.get(state) or self._backend.drafting(drafter, state) for drafter, state in drafters
+        }
+        if self._staged is not None and self._staged[0] in self._drafting:
+            self._staged = None
 
     def draft(
-        self, sequences: list[Sequence], nodes: int, width: int, trust_D: Floats | None = None
+        self,
+        state: DraftState,
+        sequences: list[Sequence],
+        nodes: int,
+        width: int,
+        trust_D: Floats | None = None,
     ) -> DraftedTrees:
         """One tree per sequence."""
-        assert self._drafting is not None
         slots, roots = [s.slot for s in sequences], [s.tokens[-1] for s in sequences]
         ranking = NoiseRanking.of(sequences, trust_D)
-        token, parent, depth, logprob, share, _ = self._drafting.trees(
+        token, parent, depth, logprob, share, _ = self._drafting[state].trees(
             self._memory.ring, slots, roots, nodes, width, ranking
         )
         ranked = None if ranking is None else ranking.ranked_S

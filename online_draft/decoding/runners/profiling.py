@@ -112,7 +112,9 @@ def _measure(
             torch.zeros(context, dtype=torch.int64, device=device),
         )
     runner = make(Memory(kv, ring, table))
-    runner.set_drafter(drafter, None if drafter is None else drafter.new_state(count))
+    state = None if drafter is None else drafter.new_state(count)
+    if drafter is not None and state is not None:
+        runner.set_drafters([(drafter, state)])
 
     def stands(sequences: int) -> list[Sequence]:
         return [cast("Sequence", _Stand(slot, context, [0])) for slot in range(sequences)]
@@ -136,7 +138,8 @@ def _measure(
         settle()
 
     def draft(sequences: int) -> None:
-        runner.draft(stands(sequences), config.tree_nodes, config.tree_width)
+        assert state is not None
+        runner.draft(state, stands(sequences), config.tree_nodes, config.tree_width)
         settle()
 
     if device.type == "cuda":

@@ -173,13 +173,13 @@ def test_a_node_that_was_drafted_but_not_verified_is_learnt_from() -> None:
     assert grid(calibration, 1, np.array([0.25]))[0] > 0.45
 
 
-def test_another_drafter_is_learnt_faster_after_forgetting() -> None:
-    def after(forget: bool) -> float:
+def test_another_drafter_is_learnt_faster_by_an_heir() -> None:
+    def after(inherits: bool) -> float:
         drafter, calibration = KnownDrafter(7, lambda p: p**0.5), Calibration(DEPTHS)
         for _ in range(1500):
             drafter.step(calibration)
-        if forget:
-            calibration.forget()
+        if inherits:
+            calibration = calibration.heir()
         drafter.says = lambda p: p
         for _ in range(300):
             drafter.step(calibration)
@@ -225,7 +225,7 @@ def test_trust_is_learnt_from_walks() -> None:
         calibration.observe(token, parent, depth, logprob, [([5, 9], [0])], share, np.array([True]))
     assert calibration.trust_D[0] > 0.8
     assert calibration.trust_D[1] == pytest.approx(before[1], abs=0.02)
-    calibration.forget(0.0)
+    calibration = calibration.heir(0.0)
     assert calibration.trust_D[0] == pytest.approx(before[0], abs=0.02)
 
 

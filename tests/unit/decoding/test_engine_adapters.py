@@ -82,7 +82,7 @@ def test_loading_one_while_eight_streams_run_disturbs_none(
         for request in requests(8, 40, "ab"):
             engine.add(request)
         outputs: dict[str, list[int]] = {str(index): [] for index in range(8)}
-        rebuilt, state = [], engine._draft_state
+        rebuilt, state = [], engine._arms.champion.state
         assert state is not None
         while engine.has_work:
             if engine.steps == load_at:
@@ -110,7 +110,7 @@ def test_a_new_adapter_of_a_segment_is_used_by_its_running_streams_only(
         engine.add(request)
     for _ in range(5):
         engine.step()
-    state = engine._draft_state
+    state = engine._arms.champion.state
     assert state is not None and state.place == [0] * 10
     epochs = list(state.epoch)
     engine.adapters.load("b-1", make_adapter(drafter, "b"))
@@ -148,7 +148,7 @@ def test_a_request_drafts_without_its_adapter_while_all_places_are_in_use(
         engine.add(request)
     for _ in range(3):
         engine.step()
-    state = engine._draft_state
+    state = engine._arms.champion.state
     assert state is not None and sorted(state.place[:3]) == [0, 1, 2] and state.place[2] == 0
     assert engine.adapters.report()["resident"] == ["a", "b"]
 
@@ -164,13 +164,13 @@ def test_adapters_go_with_their_base_and_stay_with_it(
     for _ in range(4):
         engine.step()
     engine.set_drafter(drafter.clone(), "v1-again")
-    state = engine._draft_state
+    state = engine._arms.champion.state
     assert state is not None and state.place[:3] == [1, 0, 0] and state.adapters is not None
     other = drafter.clone()
     with torch.no_grad():
         next(other.parameters()).add_(0.5)
     engine.set_drafter(other, "v2")
-    state = engine._draft_state
+    state = engine._arms.champion.state
     assert state is not None and state.place == [0] * 10 and state.adapters is None
     report = engine.adapters.report()
     assert (report["loaded"], report["resident"], report["dropped"]) == ({}, [], ["a-1"])

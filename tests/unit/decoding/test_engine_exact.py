@@ -25,7 +25,7 @@ def amphista(loaded: LoadedTarget, seed: int) -> Amphista:
     torch.manual_seed(seed)
     sizes = {"hidden_size": loaded.config.hidden_size, "vocab_size": loaded.config.vocab_size}
     config = AmphistaConfig(
-        **sizes, attention_heads=4, intermediate_size=32, markov_rank=4, window=32, chunk=4
+        **sizes, attention_heads=4, intermediate_size=32, markov_rank=4, stages=2, window=32, chunk=4
     )
     drafter = Amphista(config).to(loaded.target.dtype)
     drafter.start_from(loaded.target)

@@ -195,7 +195,7 @@ def amphista(loaded: LoadedTarget, seed: int) -> Amphista:
     torch.manual_seed(seed)
     sizes = {"hidden_size": loaded.config.hidden_size, "vocab_size": loaded.config.vocab_size}
     config = AmphistaConfig(
-        **sizes, attention_heads=4, intermediate_size=32, markov_rank=4, window=32, chunk=4
+        **sizes, attention_heads=4, intermediate_size=32, markov_rank=4, stages=2, window=32, chunk=4
     )
     drafter = Amphista(config).to(device=loaded.target.device, dtype=loaded.target.dtype)
     drafter.start_from(loaded.target)
@@ -233,7 +233,11 @@ def test_engine_on_recorded_steps_gives_plain_outputs(
 
     def swap(step: int) -> None:
         if step == 0 or rng.random() < 0.3:
-            engine.set_drafter(rng.choice(drafters), f"v{step}")
+            champion, second = rng.sample(drafters, 2)
+            if champion is None or rng.random() < 0.3:
+                engine.set_drafter(champion, f"v{step}")
+            else:
+                engine.set_drafters(champion, f"v{step}", second, f"w{step}", rng.random(), step)
 
     assert decode(engine, requests, swap) == plain
     assert not engine._runner.failed

@@ -37,7 +37,7 @@ def amphista(loaded: LoadedTarget, seed: int = 1, **changes: int) -> Amphista:
     torch.manual_seed(seed)
     sizes = {"hidden_size": loaded.config.hidden_size, "vocab_size": loaded.config.vocab_size}
     small = {"num_heads": 3, "attention_heads": 4, "intermediate_size": 32, "markov_rank": 4}
-    config = AmphistaConfig(**sizes, **small, window=32, chunk=4, **changes)
+    config = AmphistaConfig(**sizes, **small, stages=2, window=32, chunk=4, **changes)
     drafter = Amphista(config).to(loaded.target.dtype)
     drafter.start_from(loaded.target)
     return drafter

@@ -33,9 +33,6 @@ class Runners:
         self.memory = memory
         return self
 
-    def set_drafter(self, drafter: None, state: None) -> None:
-        """There is none."""
-
     def run(self, plan: StepPlan, forest: Forest | None) -> None:
         if self._falls_back:
             self.identity = "eager"

@@ -53,7 +53,7 @@ def test_begins_with_the_prior_and_returns_to_it() -> None:
     before = trust.trust_D
     learn(trust, 0.9, 300, 3)
     learnt = trust.trust_D
-    trust.forget(0.0)
+    trust = trust.heir(0.0)
     np.testing.assert_allclose(trust.trust_D, before)
     assert (learnt > before + 0.3).all()
 
