@@ -1,1 +1,2 @@
-"""Speculation counts and replica load, summed over processes through Redis. Integers; readers divide."""
+"""What is counted and watched over all processes, through Redis: traffic over time, load, drift. Integers;
+readers divide."""

@@ -27,10 +27,13 @@ class Load:
 
 
 def publish_load(client: Any, keys: RedisKeys, replica: str, load: Load) -> None:
-    """Say a replica's load. `client` may be a pipeline. StoreError when Redis can't be used."""
+    """Say a replica's load, aloud if it is busy. `client` may be a pipeline. StoreError when Redis can't be
+    used."""
     with redis_errors("publish load"):
         client.hset(keys.load, replica, pack([load.running, load.waiting, load.at_ms]))
         client.expire(keys.load, keys.load_ttl_s)
+        if load.busy:
+            client.publish(keys.busy, replica)
 
 
 def read_loads(client: redis.Redis, keys: RedisKeys, now_ms: int) -> dict[str, Load]:

@@ -120,6 +120,15 @@ class ArtifactStore:
             local.rename(doomed)
             shutil.rmtree(doomed)
 
+    def clean(self, path: str) -> None:
+        """Remove what interrupted writers and deletions left in a directory. Only for directories with one
+        writer, by that writer: work in progress is removed, too. Idempotent."""
+        if self._fs is not None:
+            return
+        with self._errors("clean", path), contextlib.suppress(FileNotFoundError):
+            for leftover in self._local(path).glob(".*"):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
     def put_dir(self, files: Mapping[str, bytes], path: str, last: str) -> bool:
         """Publish `files` (name -> contents) as the new directory `path`; False when it exists.
 

@@ -13,11 +13,19 @@ class RedisKeys:
     """Names under one `prefix`, so that several systems can share a server.
 
     key            type    holds
-    records        stream  one entry per served interaction: fields `w` writer, `s` sequence, `d` record
+    records        stream  one entry per served interaction: fields `w` writer, `s` sequence, `d` record (of
+                           one that was erased `e`, the id it had, instead of `d`)
     decisions      stream  wake-ups: field `seq`, number of a fresh journal entry (a hint only)
     load           hash    replica id -> packed load, fresh for `load_fresh_ms`
+    busy           channel a replica's id whenever it says that it is busy (a hint only)
     books          hash    writer id -> packed books of a record writer
     counts         hash    packed (source, segment, version) -> packed speculation counts
+    arms(name)     hash    packed (source, version, segment) -> packed counts of one canary or watch, expires
+    rollup(s, t)   hash    packed (replica, instance) -> packed counts of the `s` seconds from `t`; expires
+    rollup_epoch   string  random; another one says that the roll-ups were lost
+    drift_samples(target, segment)  stream  one entry per replayed record: field `d` sample; expires
+    drift_segments(target)          zset    segments with samples by their last one's time (s); expires
+    drift_states(target)            string  what control makes of the samples, expires after `drift_ttl_s`
     status(name)   string  cache of an actor's status for the admin API, expires after `status_ttl_s`
     limit(name)    string  when a rate limit's bucket is full again (µs), expires then
     limit_epoch    string  random; another one says that the buckets were lost
@@ -32,6 +40,10 @@ class RedisKeys:
     load_fresh_ms: int = 2_000
     load_ttl_s: int = 60
     status_ttl_s: int = 30
+    arms_ttl_s: int = 86_400
+    drift_samples_maxlen: int = 2_048
+    drift_samples_ttl_s: int = 7 * 86_400
+    drift_ttl_s: int = 60
 
     @property
     def records(self) -> str:
@@ -49,6 +61,11 @@ class RedisKeys:
         return f"{self.prefix}:load"
 
     @property
+    def busy(self) -> str:
+        """Channel of replicas that are busy."""
+        return f"{self.prefix}:busy"
+
+    @property
     def books(self) -> str:
         """Hash of the record writers' books."""
         return f"{self.prefix}:books"
@@ -57,6 +74,31 @@ class RedisKeys:
     def counts(self) -> str:
         """Hash of speculation counts."""
         return f"{self.prefix}:counts"
+
+    def arms(self, name: str) -> str:
+        """Hash of the counts of one canary or watch."""
+        return f"{self.prefix}:arms:{name}"
+
+    def rollup(self, seconds: int, start_s: int) -> str:
+        """What all replicas counted in one bucket of a resolution."""
+        return f"{self.prefix}:rollup:{seconds}:{start_s}"
+
+    @property
+    def rollup_epoch(self) -> str:
+        """Which memory the roll-ups are of."""
+        return f"{self.prefix}:rollup-epoch"
+
+    def drift_samples(self, target: str, segment: str) -> str:
+        """Stream of replayed records of a target's segment."""
+        return f"{self.prefix}:drift:{target}:{segment}"
+
+    def drift_segments(self, target: str) -> str:
+        """Which segments of a target have drift samples."""
+        return f"{self.prefix}:drift-segments:{target}"
+
+    def drift_states(self, target: str) -> str:
+        """Alarm and verdict of each segment of a target."""
+        return f"{self.prefix}:drift-states:{target}"
 
     def status(self, name: str) -> str:
         """Cached status of one actor (`learner`, `control`, a replica id)."""

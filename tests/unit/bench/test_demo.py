@@ -87,6 +87,11 @@ async def test_a_rise_without_a_promotion_does_not_count() -> None:
     assert phase.tau_final == 3.0
 
 
+def test_the_version_of_a_burst_is_that_of_most_of_its_requests() -> None:
+    replies = [reply(10, 11, version=version) for version in ("v2", "v2", "v1")]
+    assert Burst(tuple(replies), 1.0).version == "v2" and Burst((), 1.0).version is None
+
+
 def test_the_json_has_the_promised_form() -> None:
     phase = Phase("math", 2)
     burst = Burst((reply(10, 12), reply(10, 12), reply(10, 30), reply(10, 30)), 2.0)

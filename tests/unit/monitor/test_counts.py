@@ -20,6 +20,7 @@ class FakeRedis:
 
     def __init__(self) -> None:
         self.hashes: dict[str, dict[bytes, Any]] = {}
+        self.called: list[tuple[str, str]] = []
 
     def hset(self, key: str, field: Any = None, value: Any = None, mapping: Any = None) -> None:
         self.hashes.setdefault(key, {}).update(mapping or {field.encode(): value})
@@ -29,6 +30,9 @@ class FakeRedis:
 
     def expire(self, key: str, seconds: int) -> None:
         assert seconds > 0
+
+    def publish(self, channel: str, message: str) -> None:
+        self.called.append((channel, message))
 
 
 def read(redis: FakeRedis) -> Any:
@@ -133,4 +137,5 @@ def test_an_old_load_is_unknown() -> None:
     publish_load(redis, KEYS, "one", Load(1, 0, 10_000))
     publish_load(redis, KEYS, "two", Load(0, 0, 7_000))
     assert read_loads(redis, KEYS, now_ms=10_500) == {"one": Load(1, 0, 10_000)}
+    assert redis.called == [(KEYS.busy, "one")]
     assert Load(0, 2, 0).busy and not Load(0, 0, 0).busy
