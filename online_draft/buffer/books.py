@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,10 +16,11 @@ from online_draft.store.packing import pack, unpack
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """One writer's totals since it started. Always `produced == stored + spooled + dropped`.
+    """One writer's totals since it started. Always `produced == stored + spooled + dropped + erased`.
 
-    `spooled` records wait in memory (in flight included); `opted_out` requests were never produced.
-    `at_ms` is the time of writing, `closed` says that the writer ended in order.
+    `spooled` records wait in memory (in flight included); `erased` ones were a tenant's, which was erased
+    before they were stored; `opted_out` requests were never produced. `bytes` were stored for `tokens`,
+    prompts included. `at_ms` is the time of writing, `closed` says that the writer ended in order.
     """
 
     produced: int = 0
@@ -28,13 +30,21 @@ class Books:
     opted_out: int = 0
     at_ms: int = 0
     closed: bool = False
+    erased: int = 0
+    bytes: int = 0
+    tokens: int = 0
 
     @property
     def accepted(self) -> int:
         """Records that got, or will get, a sequence number: the last number this writer will reach."""
-        return self.produced - self.dropped
+        return self.produced - self.dropped - self.erased
 
-    def pack(self) -> bytes:
+    @property
+    def balanced(self) -> bool:
+        """Whether every record that was produced is accounted for."""
+        return self.produced == self.stored + self.spooled + self.dropped + self.erased
+
+    def pack(self) -> builtins.bytes:
         """Bytes for the books hash."""
         return pack(
             [
@@ -46,14 +56,19 @@ class Books:
                 self.opted_out,
                 self.at_ms,
                 self.closed,
+                self.erased,
+                self.bytes,
+                self.tokens,
             ]
         )
 
     @classmethod
-    def unpack(cls, data: bytes) -> Books:
+    def unpack(cls, data: builtins.bytes) -> Books:
         """Inverse of `pack`. StoreError when it isn't one."""
         raw = unpack(data, "books")
-        if not isinstance(raw, list) or [type(value) for value in raw] != [int] * 7 + [bool]:
+        types = [type(value) for value in raw] if isinstance(raw, list) else []
+        # Without the last three: written before tenants could be erased.
+        if not isinstance(raw, list) or types not in ([int] * 7 + [bool], [int] * 7 + [bool] + [int] * 3):
             raise StoreError("books are not readable")
         return cls(*raw[1:])
 
@@ -76,4 +91,7 @@ def total(books: dict[str, Books]) -> Books:
         opted_out=sum(one.opted_out for one in every),
         at_ms=max((one.at_ms for one in every), default=0),
         closed=all(one.closed for one in every),
+        erased=sum(one.erased for one in every),
+        bytes=sum(one.bytes for one in every),
+        tokens=sum(one.tokens for one in every),
     )

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import redis
 
 from online_draft.buffer.books import Books, read_books
-from online_draft.buffer.records import decode
-from online_draft.buffer.sequences import SequenceTrack
+from online_draft.buffer.ledger import Entry, Fields, ReadCounts, ReadLedger
+from online_draft.buffer.sweeping import bury
 from online_draft.core import Interaction
-from online_draft.errors import StoreError
 from online_draft.store import RedisKeys, connect_redis, redis_errors
-from online_draft.store.packing import pack, unpack
 
 CONSUMER = "learner"
-_MAX_WRITERS = 256
 _BLOCK_MS = 500
 _PAGE = 512
 _STALE_MS = 15_000
-_STATE_SCHEMA = 1
-
-Fields = dict[bytes, bytes]
-Entry = tuple[bytes, Fields | None]
-
-
-@dataclass(slots=True)
-class ReadCounts:
-    """Integers since the first reader whose state was restored. `delivered` went to the caller;
-    `trimmed` (an estimate) were cut off by the stream's length before they were read; `gaps` never
-    arrived for another reason: a crash of the writer or of Redis."""
-
-    delivered: int = 0
-    duplicates: int = 0
-    other_target: int = 0
-    unreadable: int = 0
-    trimmed: int = 0
-    gaps: int = 0
 
 
 class RecordReader:
@@ -47,23 +26,21 @@ class RecordReader:
 
     Entries stay pending in Redis until `ack`, and come again after a restart of this process. Acknowledge
     after the checkpoint that used them, and keep `to_bytes()` in that checkpoint: a restored reader knows
-    doubles and gaps from before. Records of another target or schema are refused and counted.
+    doubles and gaps from before. Records of another target or schema, and those of erased tenants, are
+    refused and counted; they wait for the same checkpoint (`take_refused`).
     """
 
     def __init__(self, redis_url: str, keys: RedisKeys, target: str, state: bytes | None = None) -> None:
         self._client = connect_redis(redis_url)
         self._keys = keys
-        self._target = target
-        self.counts = ReadCounts()
-        self._tracks: dict[str, SequenceTrack] = {}
-        self._missing = 0
+        self.ledger = ReadLedger(target, state)
+        self._refused: list[str] = []
+        self._unburied: list[tuple[bytes, Fields]] = []
+        self._unbooked = 0
         self._outstanding: set[bytes] = set()
         self._position: bytes | None = b"0-0"
-        self._knows_all = state is not None
         self._group_known = False
         self._pending_from: bytes | None = b"0"
-        if state is not None:
-            self._restore(state)
 
     def read(self, count: int, block_ms: int = 0) -> list[tuple[str, Interaction]]:
         """Up to `count` records as (entry id, interaction); waits up to `block_ms` for the first.
@@ -92,7 +69,7 @@ class RecordReader:
                         raise
                     self._forget_group()
                     continue
-                if records or (pending is None and time.monotonic() >= deadline):
+                if records or (pending is None and not entries and time.monotonic() >= deadline):
                     return records
 
     def ack(self, ids: Sequence[str]) -> None:
@@ -101,6 +78,20 @@ class RecordReader:
             with redis_errors("acknowledge records"):
                 self._client.xack(self._keys.records, self._keys.learner_group, *ids)
             self._outstanding.difference_update(entry.encode() for entry in ids)
+
+    @property
+    def counts(self) -> ReadCounts:
+        """What became of the records met so far."""
+        return self.ledger.counts
+
+    def to_bytes(self) -> bytes:
+        """Counts and sequence tracks, for the learner's checkpoint."""
+        return self.ledger.to_bytes()
+
+    def take_refused(self) -> list[str]:
+        """Ids of the entries refused since the last call, to be acknowledged with those that were used."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def lag(self) -> int:
         """Entries in the stream that were not read yet. Redis before 7 makes us count them."""
@@ -115,40 +106,21 @@ class RecordReader:
         """Gaps, plus what writers that vanished had accepted and we never saw. Meaningful at lag 0."""
         now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         return self.counts.gaps + sum(
-            max(0, books.accepted - self._last_seen(writer))
+            max(0, books.accepted - self.ledger.last_seen(writer))
             for writer, books in read_books(self._client, self._keys).items()
-            if _vanished(books, now_ms) and (writer in self._tracks or self._knows_all)
+            if _vanished(books, now_ms) and self.ledger.knows(writer)
         )
-
-    def to_bytes(self) -> bytes:
-        """Counts and sequence tracks, for the learner's checkpoint."""
-        tracks = {name: [t.first, t.last, t.gaps, t.closed] for name, t in self._tracks.items()}
-        return pack([_STATE_SCHEMA, self._target, asdict(self.counts), tracks])
 
     def close(self) -> None:
         """Give the connection back. Pending entries stay pending."""
         self._client.close()
-
-    def _restore(self, state: bytes) -> None:
-        try:
-            schema, target, counts, tracks = cast(Any, unpack(state, "reader state"))
-            if schema != _STATE_SCHEMA:
-                raise StoreError(f"reader state has schema {schema}, expected {_STATE_SCHEMA}")
-            restored = ReadCounts(**{name: int(count) for name, count in counts.items()})
-            self._tracks = {
-                str(name): SequenceTrack(first, last, [(low, high) for low, high in gaps], closed)
-                for name, (first, last, gaps, closed) in tracks.items()
-            }
-        except (ValueError, TypeError, AttributeError) as error:
-            raise StoreError(f"reader state is not readable: {error}") from error
-        self.counts = restored if target == self._target else ReadCounts()
 
     def _ensure_group(self) -> None:
         if self._group_known:
             return
         try:
             self._client.xgroup_create(self._keys.records, self._keys.learner_group, id="0", mkstream=True)
-            self._knows_all = True
+            self.ledger.knows_all = True
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
@@ -175,60 +147,39 @@ class RecordReader:
         return streams.get(self._keys.records.encode(), [])
 
     def _admit(self, entries: list[Entry], fresh: bool) -> list[tuple[str, Interaction]]:
-        """Sort entries out: those for the caller, and those to acknowledge at once."""
+        """Sort entries out: those for the caller, and those that are refused."""
         records: list[tuple[str, Interaction]] = []
-        refused: list[bytes] = []
-        missing_before = self._missing
+        missing_before = self.ledger.missing
         for entry, fields in entries:
-            interaction = self._open(fields)
+            interaction = self.ledger.open(entry, fields)
             if interaction is None:
-                refused.append(entry)
+                self._refused.append(entry.decode())
+            elif self.ledger.is_erased(interaction):
+                self._refused.append(entry.decode())
+                self._unburied.append((entry, fields or {}))
             else:
                 records.append((entry.decode(), interaction))
-                self._outstanding.add(entry)
-        self._book_missing(self._missing - missing_before)
+            self._outstanding.add(entry)
+        self._unbooked += self.ledger.missing - missing_before
         self.counts.delivered += len(records)
+        # These records count as seen: whatever happens to Redis now, the caller gets them.
+        with contextlib.suppress(redis.RedisError, OSError):
+            self._tidy()
         if fresh and entries:
             self._position = entries[-1][0]
-        if refused:
-            self._client.xack(self._keys.records, self._keys.learner_group, *refused)
         return records
 
-    def _open(self, fields: Fields | None) -> Interaction | None:
-        if not fields:
-            self.counts.trimmed += 1
-            return None
-        try:
-            writer, sequence, record = fields[b"w"].decode(), int(fields[b"s"]), fields[b"d"]
-            if not self._see(writer, sequence):
-                self.counts.duplicates += 1
-                return None
-            interaction = decode(record)
-        except (KeyError, ValueError, StoreError):
-            self.counts.unreadable += 1
-            return None
-        if interaction.target != self._target:
-            self.counts.other_target += 1
-            return None
-        return interaction
-
-    def _see(self, writer: str, sequence: int) -> bool:
-        track = self._tracks.pop(writer, None)
-        if track is None:
-            # Who has read everything knows that a writer begins with 1; otherwise an earlier reader
-            # may have consumed what came before.
-            track = SequenceTrack(0, 0) if self._knows_all else SequenceTrack(1, 0)
-            while len(self._tracks) >= _MAX_WRITERS:
-                self._tracks.pop(next(iter(self._tracks)))
-        self._tracks[writer] = track
-        before = track.missing
-        first_time = track.see(sequence)
-        self._missing += track.missing - before
-        return first_time
-
-    def _last_seen(self, writer: str) -> int:
-        track = self._tracks.get(writer)
-        return track.last if track is not None and track.last >= track.first else 0
+    def _tidy(self) -> None:
+        """What is left to do in Redis about entries that were sorted out; tried again with the next ones."""
+        if self._unburied:
+            pipeline = self._client.pipeline(transaction=True)
+            for entry, fields in self._unburied:
+                bury(pipeline, self._keys, entry, fields)
+            pipeline.execute()
+            self._unburied.clear()
+        if self._unbooked:
+            self._book_missing(self._unbooked)
+            self._unbooked = 0
 
     def _book_missing(self, change: int) -> None:
         """Tell numbers that the stream's length cut off from those lost for another reason."""

@@ -8,11 +8,18 @@ from __future__ import annotations
 import math
 from typing import cast
 
+import msgpack
+
 from online_draft.core import SCHEMA_VERSION, Interaction
 from online_draft.errors import StoreError
 from online_draft.store.packing import pack, pack_ints, unpack, unpack_ints
 
+SCHEMAS = (SCHEMA_VERSION - 1, SCHEMA_VERSION)
 _FIELDS = 17
+
+
+class UnknownSchema(StoreError):
+    """A record that other code wrote, earlier or later."""
 
 
 def encode(interaction: Interaction) -> bytes:
@@ -46,10 +53,7 @@ def decode(data: bytes) -> Interaction:
     raw = unpack(data, "record")
     if not isinstance(raw, list) or not raw:
         raise StoreError("record is not a list")
-    if type(raw[0]) is not int or raw[0] not in (SCHEMA_VERSION - 1, SCHEMA_VERSION):
-        raise StoreError(
-            f"record has schema {raw[0]!r}; this code reads {SCHEMA_VERSION - 1} and {SCHEMA_VERSION}"
-        )
+    _check_schema(raw[0])
     if len(raw) != _FIELDS:
         raise StoreError(f"record has {len(raw)} fields, expected {_FIELDS}")
     interaction = Interaction(
@@ -72,6 +76,20 @@ def decode(data: bytes) -> Interaction:
     )
     check(interaction)
     return interaction
+
+
+def tenant_of(data: bytes) -> str:
+    """Whose record this is, without reading the rest of it. StoreError when it isn't a record."""
+    reader = msgpack.Unpacker(raw=False)
+    reader.feed(data)
+    try:
+        if reader.read_array_header() != _FIELDS:
+            raise StoreError(f"record doesn't have {_FIELDS} fields")
+        schema, _target, tenant = reader.unpack(), reader.unpack(), reader.unpack()
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise StoreError(f"record is not readable: {str(error) or type(error).__name__}") from error
+    _check_schema(schema)
+    return _text(tenant, "tenant")
 
 
 def check(interaction: Interaction) -> None:
@@ -98,6 +116,14 @@ def check(interaction: Interaction) -> None:
     for rule, holds in rules.items():
         if not holds:
             raise StoreError(f"record: {rule}")
+
+
+def _check_schema(schema: object) -> None:
+    if type(schema) is not int or schema not in SCHEMAS:
+        known = " and ".join(map(str, SCHEMAS))
+        raise (UnknownSchema if type(schema) is int else StoreError)(
+            f"record has schema {schema!r}; this code reads {known}"
+        )
 
 
 def _small(value: float) -> float | int:

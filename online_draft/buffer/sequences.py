@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-_MAX_GAPS = 1024
+_MAX_GAPS = 16_384
+"""An erased tenant's records leave gaps until their stones come, up to one per record in the stream."""
 
 
 @dataclass(slots=True)

@@ -9,12 +9,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
 from online_draft.buffer.books import Books
+from online_draft.buffer.quota import TenantQuota
 from online_draft.buffer.records import encode
 from online_draft.core import Interaction
 from online_draft.errors import ConfigError, StoreError
@@ -28,10 +29,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WriterConfig:
-    """`max_queue` records wait in memory at most, `maxlen` (approximately) in Redis; times in seconds."""
+    """`max_queue` records wait in memory at most, `maxlen` (approximately) in Redis; of one tenant
+    `tenant_per_minute` are taken (0: all). Times in seconds."""
 
     max_queue: int = 4096
     maxlen: int = 20_000
+    tenant_per_minute: int = 0
     batch: int = 64
     publish_every_s: float = 1.0
     publish_all_every_s: float = 10.0
@@ -43,6 +46,18 @@ class WriterConfig:
         for name in ("max_queue", "maxlen", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"buffer.{name}", f"{getattr(self, name)} is not an integer >= 1")
+        if self.tenant_per_minute < 0:
+            raise ConfigError("buffer.tenant_per_minute", f"{self.tenant_per_minute} is not an integer >= 0")
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbered:
+    """A record on its way; without `record` one that was erased there, whose number is still to be told."""
+
+    sequence: int
+    tenant: str
+    tokens: int
+    record: bytes | None
 
 
 class RecordWriter:
@@ -68,9 +83,13 @@ class RecordWriter:
         self._keys = keys
         self._publish = publish
         self._changed = threading.Condition()
+        self._quota = TenantQuota(self.config.tenant_per_minute)
         self._queue: deque[Interaction] = deque()
-        self._in_flight: list[tuple[int, bytes]] = []
-        self._produced = self._stored = self._dropped = self._opted_out = 0
+        self._sending = threading.Lock()
+        """Held while records go from the queue to Redis; taken before `_changed`."""
+        self._in_flight: list[_Numbered] = []
+        self._produced = self._stored = self._dropped = self._opted_out = self._erased = 0
+        self._bytes = self._tokens = 0
         self._sequence = 0
         self._closing = False
         self._give_up_at = float("inf")
@@ -83,7 +102,8 @@ class RecordWriter:
         """Queue one interaction; False when it was dropped. Never blocks on I/O and never raises."""
         with self._changed:
             self._produced += 1
-            if self._closing or len(self._queue) + len(self._in_flight) >= self.config.max_queue:
+            full = len(self._queue) + len(self._in_flight) >= self.config.max_queue
+            if self._closing or full or not self._quota.admit(interaction.tenant):
                 self._dropped += 1
                 return False
             self._queue.append(interaction)
@@ -94,6 +114,20 @@ class RecordWriter:
         """Count a request whose client did not consent. Nothing else of it is kept."""
         with self._changed:
             self._opted_out += 1
+
+    def forget(self, tenant: str) -> int:
+        """Erase what waits of a tenant; how many records those were. Blocks while a batch is being sent: on
+        return nothing that was put before can reach Redis any more, but what went with that batch."""
+        with self._sending, self._changed:
+            kept = deque(one for one in self._queue if one.tenant != tenant)
+            gone = len(self._queue) - len(kept)
+            self._queue = kept
+            self._erased += gone
+            for place, entry in enumerate(self._in_flight):
+                if entry.tenant == tenant and entry.record is not None:
+                    self._in_flight[place] = replace(entry, record=None)
+                    gone += 1
+        return gone
 
     def books(self) -> Books:
         """The totals now, consistent with each other."""
@@ -106,6 +140,9 @@ class RecordWriter:
                 opted_out=self._opted_out,
                 at_ms=time.time_ns() // 1_000_000,
                 closed=self._closing,
+                erased=self._erased,
+                bytes=self._bytes,
+                tokens=self._tokens,
             )
 
     @property
@@ -127,9 +164,10 @@ class RecordWriter:
     def _run(self) -> None:
         while True:
             self._wait_for_work()
-            self._fill_batch()
             try:
-                self._send_batch()
+                with self._sending:
+                    self._fill_batch()
+                    self._send_batch()
                 self._send_news()
             except (redis.RedisError, OSError) as error:
                 self._back_off(error)
@@ -163,27 +201,38 @@ class RecordWriter:
             with self._changed:
                 self._queue.popleft()
                 self._sequence += 1
-                self._in_flight.append((self._sequence, record))
+                tokens = len(interaction.prompt_ids) + len(interaction.output_ids)
+                self._in_flight.append(_Numbered(self._sequence, interaction.tenant, tokens, record))
 
     def _send_batch(self) -> None:
         if not self._in_flight:
             return
         pipeline = self._client.pipeline(transaction=False)
-        for sequence, record in self._in_flight:
-            fields: dict[Any, Any] = {"w": self.writer_id, "s": sequence, "d": record}
-            pipeline.xadd(self._keys.records, fields, maxlen=self.config.maxlen, approximate=True)
+        for entry in self._in_flight:
+            pipeline.xadd(
+                self._keys.records, self._fields(entry), maxlen=self.config.maxlen, approximate=True
+            )
         replies = pipeline.execute(raise_on_error=False)
         errors = [reply for reply in replies if isinstance(reply, Exception)]
         with self._changed:
-            sent = zip(self._in_flight, replies, strict=True)
+            sent = list(zip(self._in_flight, replies, strict=True))
             self._in_flight = [entry for entry, reply in sent if isinstance(reply, Exception)]
-            self._stored += len(replies) - len(errors)
+            stored = [entry for entry, reply in sent if not isinstance(reply, Exception)]
+            self._stored += len(stored)
+            for entry in stored:
+                if entry.record is not None:
+                    self._tokens += entry.tokens
+                    self._bytes += sum(len(name) + len(value) for name, value in self._fields(entry).items())
         if errors:
             if isinstance(errors[0], redis.exceptions.OutOfMemoryError):
                 # Only a shorter stream lets writes through again; its oldest half is worth least.
                 length = self._client.xlen(self._keys.records)
                 self._client.xtrim(self._keys.records, maxlen=length // 2, approximate=False)
             raise errors[0]
+
+    def _fields(self, entry: _Numbered) -> dict[Any, Any]:
+        what = {b"e": b""} if entry.record is None else {b"d": entry.record}
+        return {b"w": self.writer_id.encode(), b"s": str(entry.sequence).encode(), **what}
 
     def _send_news(self) -> None:
         now = time.monotonic()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -133,6 +134,8 @@ def test_records_in_the_checkpoint_but_not_acknowledged_are_not_learnt_twice(
     restored = readers(state=checkpoint)
     assert [record.seed - 1234 for _id, record in drain(restored)] == list(range(15, 20))
     assert restored.counts.duplicates == 15
+    assert client.xpending(KEYS.records, "learner")["pending"] == 20
+    restored.ack(restored.take_refused())
     assert client.xpending(KEYS.records, "learner")["pending"] == 5
 
 
@@ -252,6 +255,14 @@ def test_records_cut_off_by_the_streams_length_are_counted_apart(
     assert restored.counts.trimmed == 10
 
 
+def test_a_tenant_beyond_its_quota_is_dropped_and_counted(make_interaction: Make, writers: Any) -> None:
+    writer = writers(WriterConfig(tenant_per_minute=5))
+    taken = [writer.put(make_interaction(index, tenant="flood")) for index in range(50)]
+    assert sum(taken) == 5 and writer.put(make_interaction(0, tenant="quiet"))
+    books = writer.close()
+    assert (books.stored, books.dropped) == (6, 45) and books.balanced
+
+
 def test_the_stream_stays_near_its_length(make_interaction: Make, writers: Any, client: Any) -> None:
     writer = writers(WriterConfig(maxlen=100, max_queue=5000))
     for index in range(2000):
@@ -278,7 +289,7 @@ def test_a_full_redis_loses_its_oldest_records_and_takes_new_ones(
 
 
 def test_foreign_and_damaged_records_are_refused_and_counted(
-    make_interaction: Make, writers: Any, readers: Any, client: Any
+    make_interaction: Make, writers: Any, readers: Any, redis_server: PrivateRedis, client: Any
 ) -> None:
     writer, reader = writers(), readers()
     writer.put(make_interaction(0, target="other"))
@@ -288,8 +299,45 @@ def test_foreign_and_damaged_records_are_refused_and_counted(
     for fields in ({"w": "x", "s": 1, "d": b"junk"}, {"w": "x", "s": 2, "d": future}, {"unknown": 1}):
         client.xadd(KEYS.records, fields)
     assert [record for _id, record in drain(reader)] == [make_interaction(1)]
-    assert (reader.counts.other_target, reader.counts.unreadable) == (1, 3)
+    counts = reader.counts
+    assert (counts.other_target, counts.other_schema, counts.unreadable) == (1, 1, 2)
+    # They wait for a checkpoint like the others: one that doesn't know their numbers would miss them.
+    assert client.xpending(KEYS.records, "learner")["pending"] == 5
+    restored = readers(state=RecordReader(redis_server.url, KEYS, TARGET).to_bytes())
+    assert len(drain(restored)) == 1 and restored.counts == counts
+    restored.ack(restored.take_refused())
     assert client.xpending(KEYS.records, "learner")["pending"] == 1
+
+
+def test_a_logged_token_costs_at_most_six_bytes_with_all_that_its_entry_holds(
+    make_interaction: Make, writers: Any, client: Any
+) -> None:
+    """Lengths as the embedded target's traffic has them, plain decoding included (a step a token)."""
+    writer, rng = writers(), random.Random(0)
+    for index in range(200):
+        prompt, output = rng.randrange(15, 60), rng.randrange(30, 110)
+        steps = output if index % 4 == 0 else output // 2
+        lengths = (output - steps + 1, *(1,) * (steps - 1))
+        writer.put(
+            make_interaction(
+                index,
+                target="llama-6f99dd65f9395c64-9d666460",
+                prompt_ids=tuple(rng.randrange(2048) for _ in range(prompt)),
+                output_ids=tuple(rng.randrange(2048) for _ in range(output)),
+                accepted_lengths=lengths,
+                tried=(steps,) * 5,
+                accepted=(steps // 2,) * 5,
+                seed=rng.getrandbits(63),
+                drafter_version="v0012-0123abcd",
+            )
+        )
+    books = writer.close()
+    entries = client.xrange(KEYS.records)
+    assert books.bytes == sum(
+        len(name) + len(value) for _id, fields in entries for name, value in fields.items()
+    )
+    assert books.stored == 200 and books.bytes <= 6 * books.tokens
+    assert books.bytes >= 2 * books.tokens, "or something isn't counted"
 
 
 def test_opted_out_requests_leave_a_number_only(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online_draft.buffer.records import decode, encode
+from online_draft.buffer.records import UnknownSchema, decode, encode, tenant_of
 from online_draft.core import Interaction
 from online_draft.errors import StoreError
 from online_draft.store.packing import pack, unpack
@@ -141,3 +141,24 @@ def test_no_text_is_in_a_record_but_names(make_interaction: Make) -> None:
     assert isinstance(raw, list)
     texts = [value for value in raw if isinstance(value, str)]
     assert texts == ["llama-0123456789abcdef-01234567", "default", "sql", "baseline"]
+
+
+@given(interactions)
+def test_the_tenant_is_read_without_the_rest(interaction: Interaction) -> None:
+    lengths = (len(interaction.output_ids),) if interaction.output_ids else ()
+    accepted = (0,) * len(interaction.tried)
+    record = encode(replace(interaction, accepted_lengths=lengths, accepted=accepted))
+    assert tenant_of(record) == interaction.tenant
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"\xff", pack([1, "t", "a"]), pack([1, "t", 5, *range(14)])])
+def test_what_is_no_record_has_no_tenant(data: bytes) -> None:
+    with pytest.raises(StoreError):
+        tenant_of(data)
+
+
+def test_a_record_of_another_schema_is_told_from_a_damaged_one(make_interaction: Make) -> None:
+    future = pack([9, *list(unpack(encode(make_interaction()), "record"))[1:]])  # type: ignore[call-overload]
+    for read in (decode, tenant_of):
+        with pytest.raises(UnknownSchema, match="schema 9"):
+            read(future)

@@ -53,13 +53,13 @@ def test_all_turns_of_a_conversation_share_a_side(make_interaction: Make) -> Non
         turn = make_interaction(index).prompt_ids
         first = make_interaction(prompt_ids=(*turn, assistant))
         later = make_interaction(prompt_ids=(*turn, assistant, 40, 41, 42, assistant))
-        assert is_held_out(first, 0.5, {assistant}) is is_held_out(later, 0.5, {assistant})
+        assert is_held_out(first, 0.5, (assistant,)) is is_held_out(later, 0.5, (assistant,))
 
 
 def test_without_a_marker_the_first_tokens_stand_for_the_turn() -> None:
     assert first_turn(tuple(range(1000))) == tuple(range(256))
     assert first_turn((1, 2, 3)) == (1, 2, 3)
-    assert first_turn((1, 2, 9, 3, 9), {9}) == (1, 2)
+    assert first_turn((1, 2, 9, 3, 9), (9,)) == (1, 2)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])

@@ -1,0 +1,97 @@
+"""`buffer`: the books of the replay buffer, and the erasure of a tenant."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from online_draft.cli.admin import open_online
+from online_draft.cli.options import Key, Offline, StateDir, Url, read_settings
+
+buffer_app = typer.Typer(help="The replay buffer.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@buffer_app.command("stats")
+def buffer_stats(
+    as_json: AsJson = False, state_dir: StateDir = None, url: Url = None, admin_key: Key = None
+) -> None:
+    """The books: produced = stored + spooled + dropped + erased, and what became of what was stored."""
+    stats = open_online(state_dir, url, admin_key).buffer()
+    if as_json:
+        print(json.dumps(stats, indent=2))
+        return
+    writers = stats["writers"]
+    names = ("produced", "stored", "spooled", "dropped", "erased", "opted_out")
+    _line("written", {name: writers[name] for name in names})
+    if writers["tokens"]:
+        print(f"{'':<11} {writers['bytes'] / writers['tokens']:.2f} bytes per token, prompts included")
+    _line("stream", stats["stream"])
+    if stats["reader"] is None:
+        print("the learner doesn't run")
+    else:
+        _line("read", stats["reader"])
+        reservoirs = dict(stats["reservoirs"])
+        segments = reservoirs.pop("segments")
+        _line("taken in", reservoirs)
+        for name, sizes in segments.items():
+            _line(f"  {name}", sizes)
+    _line("erasures", stats["erasures"])
+
+
+@buffer_app.command("erase")
+def buffer_erase(
+    tenant: Annotated[str, typer.Option(help="Whose records, prompts and n-grams are forgotten.")],
+    as_json: AsJson = False,
+    state_dir: StateDir = None,
+    url: Url = None,
+    admin_key: Key = None,
+    offline: Offline = False,
+) -> None:
+    """Forget a tenant: its records in Redis and with the learner, and what n-gram memories hold of it.
+
+    Versions and adapters that were trained on its records are listed; what weights have learnt stays learnt.
+    Exit code 1 while somebody has yet to forget; asking again is harmless and finishes what is open.
+    """
+    if offline:
+        from online_draft.launch.erasing import erase_offline
+
+        report = erase_offline(read_settings(flags={"state_dir": state_dir}), tenant)
+    else:
+        report = open_online(state_dir, url, admin_key).erase(tenant)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _show(report)
+    raise typer.Exit(0 if report["complete"] else 1)
+
+
+def _show(report: dict[str, Any]) -> None:
+    print(f"request {report['request']}: forget tenant {report['tenant']}")
+    _line("stream", report["stream"])
+    replicas = report.get("replicas", {})
+    if replicas:
+        done = sum(replicas.values())
+        print(f"{'replicas':<11} {done} of {len(replicas)} have forgotten")
+    print(f"{'learner':<11} {_LEARNER[report['learner']]}")
+    if taught := [*report.get("versions", ()), *report.get("adapters", ())]:
+        print(f"{'trained on':<11} {', '.join(taught)} (what they learnt stays)")
+    if not report["complete"]:
+        print("not complete: ask again to see whether it is by then")
+
+
+_LEARNER = {
+    "settled": "nothing is left in its checkpoints",
+    "open": "hasn't settled it yet",
+    "away": "doesn't run; it will forget before it goes on. Without one: --offline when the system is down",
+}
+
+
+def _line(name: str, values: dict[str, Any]) -> None:
+    shown = ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in values.items() if not isinstance(value, bool)
+    )
+    print(f"{name:<11} {shown}")
