@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from online_draft.errors import ConfigError
 from online_draft.store import RedisKeys
@@ -14,7 +14,15 @@ from online_draft.store import RedisKeys
 class ControlConfig:
     """Control looks at the journal every `poll_interval_s` and at the learner every `ping_every_s`. A learner
     that `max_missed` times in a row gave no answer within `ping_timeout_s` is started anew. `keep_versions`
-    of the newest artifacts stay on the store beside those in use. Not `enabled`: nothing is promoted."""
+    of the newest artifacts stay on the store beside those in use. Not `enabled`: nothing is promoted.
+
+    A candidate drafts for `canary_share` of the sequences until `canary_requests` of them have ended, or for
+    `canary_max_s`; if that was too little traffic, `canary_timeout` says what becomes of it. Share 0: no
+    canary. After a promotion the previous champion keeps `watch_share` for `watch_s`, or for `watch_min_s`
+    if the next candidate waits. Share 0: no watch. An arm is worse if τ is lower by the part `worse_by` and
+    more than by chance (`worse_alpha`, over a whole canary or watch), on `worse_requests` in each arm at
+    least. A replica may draft with other versions than decided for `stale_after_s`, then there is an alarm.
+    """
 
     enabled: bool = True
     poll_interval_s: float = 0.5
@@ -22,11 +30,40 @@ class ControlConfig:
     ping_timeout_s: float = 10.0
     max_missed: int = 3
     keep_versions: int = 10
+    canary_share: float = 0.1
+    canary_requests: int = 30
+    canary_max_s: float = 45.0
+    canary_timeout: Literal["promote", "refuse"] = "promote"
+    watch_share: float = 0.1
+    watch_s: float = 600.0
+    watch_min_s: float = 30.0
+    worse_alpha: float = 0.05
+    worse_by: float = 0.01
+    worse_requests: int = 10
+    stale_after_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("poll_interval_s", "ping_every_s", "ping_timeout_s", "max_missed", "keep_versions"):
+        for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"control.{name}", f"must be positive, got {getattr(self, name)}")
+        for name in ("canary_share", "watch_share"):
+            if not 0 <= getattr(self, name) <= 0.5:
+                raise ConfigError(f"control.{name}", f"must be from 0 to 0.5, got {getattr(self, name)}")
+        for name in ("worse_alpha", "worse_by"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"control.{name}", f"must be between 0 and 1, got {getattr(self, name)}")
+        if self.canary_timeout not in ("promote", "refuse"):
+            raise ConfigError(
+                "control.canary_timeout", f"must be promote or refuse, got {self.canary_timeout!r}"
+            )
+        if self.watch_min_s > self.watch_s:
+            raise ConfigError("control.watch_min_s", f"must be at most watch_s, {self.watch_s}")
+
+
+_POSITIVE = (
+    "poll_interval_s", "ping_every_s", "ping_timeout_s", "max_missed", "keep_versions", "canary_requests",
+    "canary_max_s", "watch_s", "watch_min_s", "worse_requests", "stale_after_s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

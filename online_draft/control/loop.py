@@ -1,20 +1,29 @@
-"""Control: promotes what passed the gate, one decision at a time. No torch and no Ray in here."""
+"""Control: takes candidates up the ladder and disappointments down, one by one. Knows no torch and no Ray."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import redis
 
+from online_draft.control.alarms import Alarm, drift_alarm, version_alarms
+from online_draft.control.comparison import Comparison, compare
 from online_draft.control.config import ControlConfig, ControlPlace
 from online_draft.control.keeper import LearnerKeeper
+from online_draft.control.replicas import ReplicaView, read_replicas
+from online_draft.control.rules import Facts, choose
 from online_draft.errors import ArtifactError, ConfigError, JournalError, StoreError
+from online_draft.monitor.arms import read_arms
+from online_draft.monitor.drift_watch import DriftWatch
+from online_draft.registry.arms import Arms
 from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.journal import Decision, DecisionJournal
-from online_draft.registry.ladder import Choice, LadderState, decide_with_retry, fold
+from online_draft.registry.ladder import LadderState, decide_with_retry, fold
 from online_draft.registry.revision import code_version
 from online_draft.registry.wakeups import START, publish_wakeup, wait_for_wakeup
 from online_draft.store import ArtifactStore, RedisKeys, connect_redis
@@ -23,16 +32,19 @@ from online_draft.store.packing import pack
 logger = logging.getLogger(__name__)
 
 NAME = "control"
-ACTOR = "control"
 STATUS_EVERY_S = 1.0
 
 
 class ControlLoop:
-    """Decides for one target. `run` or `tick` by one thread. Holds no state but what the journal says, so
-    that two of them, or one that was restarted, never decide twice: the journal lets one of them win."""
+    """Decides for one target. `run` or `tick` by one thread. Holds no state but what journal and Redis say,
+    so that two of them, or one that was restarted, never decide twice: the journal lets one of them win."""
 
     def __init__(
-        self, place: ControlPlace, config: ControlConfig, keeper: LearnerKeeper | None = None
+        self,
+        place: ControlPlace,
+        config: ControlConfig,
+        keeper: LearnerKeeper | None = None,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._config = config
         self._keys: RedisKeys = place.keys
@@ -41,21 +53,30 @@ class ControlLoop:
         self._registry = DrafterRegistry(store, place.fingerprint)
         self._journal = DecisionJournal(store, place.fingerprint)
         self._keeper = keeper
+        self._drift = DriftWatch(self._client, place.keys, place.fingerprint)
         self._decisions: list[Decision] = []
+        self._now_ms = now_ms
         self._state = LadderState()
-        self._trouble = ""
+        self._decided_ms = 0
+        self._comparison: Comparison | None = None
+        self._replicas: dict[str, ReplicaView] = {}
+        self._trouble = self._redis_trouble = ""
         self._wake_after = START
         self._status_at = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
         """Tick until `stop` is set; a decision's wake-up or the poll interval begins the next."""
         while not stop.is_set():
-            self.tick()
+            try:
+                self.tick()
+            except Exception as error:
+                logger.exception("control could not do its work")
+                self._trouble = f"{type(error).__name__}: {error}"
             self._wait(stop)
         self._client.close()
 
     def tick(self) -> list[Decision]:
-        """Look at the journal and the learner once; the decisions made. A failing store is no error."""
+        """Look at journal, counts and learner once; the decisions made. A failing store is no error."""
         made: list[Decision] = []
         try:
             self._refresh()
@@ -69,6 +90,7 @@ class ControlLoop:
             if not self._trouble:
                 logger.warning("nothing is decided now: %s", error)
             self._trouble = str(error)
+        self._drift.tick(self._now_ms() / 1000)
         if self._keeper is not None:
             self._keeper.check()
         self._publish()
@@ -76,32 +98,80 @@ class ControlLoop:
 
     def status(self) -> dict[str, Any]:
         """Plain data."""
-        state = self._state
+        state, arms = self._state, self._state.arms
+        shown = None if self._comparison is None else self._comparison.as_numbers(self._config.worse_alpha)
         return {
             "champion": state.champion,
             "candidate": state.candidate,
+            "canary": state.canary,
             "pinned": state.pinned,
+            "arms": None if arms is None else {**asdict(arms), "live": shown},
+            "replicas": {name: [view.version, view.second] for name, view in self._replicas.items()},
+            "drift": {drift.segment: drift.verdict for drift in self._drift.states},
+            "alarms": [asdict(alarm) for alarm in self.alarms()],
             "journal_seq": state.seq,
             "trouble": self._trouble,
             "learner": self._keeper.status() if self._keeper is not None else None,
             "code_version": code_version(),
         }
 
+    def alarms(self) -> list[Alarm]:
+        """What somebody should look at, as of the last tick."""
+        found = version_alarms(
+            self._state, self._decided_ms, self._replicas, self._now_ms(), self._config.stale_after_s
+        )
+        found += [drift_alarm(drift) for drift in self._drift.states if drift.alarm]
+        if self._trouble:
+            found.append(Alarm("nothing_decided", NAME, self._trouble))
+        if self._redis_trouble:
+            found.append(Alarm("counts_unreadable", NAME, self._redis_trouble))
+        trouble = self._keeper.status()["trouble"] if self._keeper is not None else ""
+        if trouble:
+            found.append(Alarm("learner_trouble", "learner", trouble))
+        return found
+
     def _refresh(self) -> None:
-        news = self._journal.read(after=len(self._decisions))
-        self._state = fold(news, self._state)
-        self._decisions += news
+        for decision in self._journal.read(after=len(self._decisions)):
+            before = (self._state.champion, self._state.arms)
+            self._state = fold([decision], self._state)
+            self._decisions.append(decision)
+            if before != (self._state.champion, self._state.arms):
+                self._decided_ms = decision.at_ms
 
     def _decide(self) -> Decision | None:
-        candidate = self._state.candidate
-        if candidate is None or self._state.pinned:
-            return None
-        flaw = self._flaw(candidate)
+        state, facts = self._state, self._facts(self._state)
         return decide_with_retry(
             self._journal,
-            lambda state: self._choose(state, candidate, flaw),
+            # Who lost a race looks at everything again.
+            lambda now: choose(state, facts, self._config) if now.seq == state.seq else None,
             notify=lambda decision: publish_wakeup(self._client, self._keys, decision),
         )
+
+    def _facts(self, state: LadderState) -> Facts:
+        now_ms = self._now_ms()
+        try:
+            self._replicas = read_replicas(self._client, self._keys, now_ms)
+            self._comparison = None if state.arms is None else self._compare(state.champion, state.arms)
+            self._redis_trouble = ""
+        except StoreError as error:
+            self._replicas, self._comparison = {}, None
+            self._redis_trouble = str(error)
+        climbing = state.canary or state.candidate
+        free = state.arms is None and state.pinned is None  # else it waits: its files are read later
+        proposal = next((d for d in reversed(self._decisions) if _proposes(d, climbing)), None)
+        return Facts(
+            now_ms,
+            ("", {}) if proposal is None else (proposal.reason, proposal.numbers),
+            self._flaw(state.candidate) if state.candidate and free else "",
+            self._comparison,
+            "" if state.canary is None else self._unusable(state.canary),
+        )
+
+    def _compare(self, champion: str | None, arms: Arms) -> Comparison:
+        """A canary against the champion, or the watched champion against its forerunner."""
+        counts = read_arms(self._client, self._keys, arms.name)
+        first, second = counts.get(champion or "", {}), counts.get(arms.second, {})
+        return compare(second, first) if arms.role == "canary" else compare(first, second)
 
     def _flaw(self, version: str) -> str:
         """Why the files of a version can't be used; "" if they can. StoreError when nobody knows."""
@@ -111,22 +181,12 @@ class ControlLoop:
             return str(error)
         return ""
 
-    def _choose(self, state: LadderState, candidate: str, flaw: str) -> Choice | None:
-        """The rule: an intact candidate that beat the version now serving is promoted."""
-        if state.candidate != candidate or state.pinned:
-            return None
-        if flaw:
-            return Choice("refuse", candidate, ACTOR, flaw)
-        proposal = next(
-            entry
-            for entry in reversed(self._decisions)
-            if (entry.kind, entry.version) == ("propose", candidate)
-        )
-        parent = proposal.numbers.get("parent", state.champion)
-        if parent != state.champion:
-            reason = f"it was measured against {parent}, but {state.champion or 'no version'} serves"
-            return Choice("refuse", candidate, ACTOR, reason)
-        return Choice("promote", candidate, ACTOR, proposal.reason, proposal.numbers)
+    def _unusable(self, version: str) -> str:
+        """Why some replica can't draft with a version."""
+        for name, view in self._replicas.items():
+            if version in view.unusable:
+                return f"{name} can't draft with it: {view.unusable[version]}"
+        return ""
 
     def _wait(self, stop: threading.Event) -> None:
         try:
@@ -147,3 +207,7 @@ class ControlLoop:
             self._client.set(self._keys.status(NAME), pack(self.status()), ex=self._keys.status_ttl_s)
         except (redis.RedisError, OSError, StoreError) as error:
             logger.debug("control's status can't be published: %s", error)
+
+
+def _proposes(decision: Decision, version: str | None) -> bool:
+    return decision.kind == "propose" and decision.version == version

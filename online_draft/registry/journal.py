@@ -19,7 +19,18 @@ from online_draft.errors import JournalError, LostRaceError
 from online_draft.store import ArtifactStore
 
 DecisionKind = Literal[
-    "propose", "refuse", "canary", "promote", "roll_back", "pin", "unpin", "pause", "resume"
+    "propose",
+    "refuse",
+    "canary",
+    "promote",
+    "settle",
+    "roll_back",
+    "pin",
+    "unpin",
+    "pause",
+    "resume",
+    "adapter_load",
+    "adapter_drop",
 ]
 KINDS: tuple[DecisionKind, ...] = get_args(DecisionKind)
 
@@ -30,7 +41,8 @@ _ENTRY = re.compile(r"(\d{8})\.json")
 class Decision:
     """One entry: what was decided about which version, by whom, why, and on which numbers (plain JSON).
 
-    `version` is None for pause and resume. `seq` is 0 until the journal numbers it.
+    `version` is None for pause and resume, and the adapter's id for `adapter_…`. `seq` is 0 until the journal
+    numbers it.
     """
 
     seq: int

@@ -1,20 +1,6 @@
 """The promotion ladder: pure transitions over decisions, and the one way to make a new decision.
 
-decision  | legal when (nothing pinned for canary, promote, roll_back)      | effect
-----------|-----------------------------------------------------------------|---------------------------------
-propose   | version is not champion, candidate or canary                    | candidate, superseding an older
-refuse    | version is not champion, previous or baseline; it may never     | leaves candidate and canary
-          | have been proposed: the gate's numbers are kept                 |
-canary    | champion exists, version is the candidate, no canary runs       | canary; candidate empties
-promote   | version is not champion and: it is candidate or canary; or there| champion; the champion so far is
-          | is no champion yet (bootstrap); or by hand, any version         | previous; the first is baseline
-roll_back | version is previous                                             | champion; previous empties
-pin       | version is champion, nothing is pinned                          | pinned
-unpin     | version is pinned                                               | pinned empties
-pause     | learner runs; no version                                        | learner_paused
-resume    | learner is paused; no version                                   | not learner_paused
-
-Only `admin` and `cli` (also `admin:<who>`, `cli:<who>`) decide by hand; every other actor is automatic.
+What is legal when, and what it changes, stand in `drafter_rules` and `adapter_rules`.
 """
 
 from __future__ import annotations
@@ -26,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from online_draft.errors import ConfigError, JournalError, LostRaceError, StoreError
+from online_draft.registry import adapter_rules
+from online_draft.registry.arms import Arms
+from online_draft.registry.drafter_rules import by_hand, drafter_changes
 from online_draft.registry.journal import KINDS, Decision, DecisionJournal, DecisionKind
-
-HAND = ("admin", "cli")
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +23,9 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class LadderState:
     """What all decisions so far amount to. `baseline` is the first version ever promoted, the floor.
-    `promoted` leaves out the bootstrap of a version that was never proposed; the rest count decisions."""
+    `promoted` leaves out the bootstrap of a version that was never proposed; the rest count decisions.
+    `arms`: a second version drafts beside the champion.
+    Adapters by segment: loaded on the champion, on `previous`, and those that wait for a decision."""
 
     champion: str | None = None
     previous: str | None = None
@@ -50,6 +39,15 @@ class LadderState:
     promoted: int = 0
     refused: int = 0
     rolled_back: int = 0
+    arms: Arms | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict, hash=False)
+    previous_adapters: Mapping[str, str] = field(default_factory=dict, hash=False)
+    waiting_adapters: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def watched(self) -> bool:
+        """Whether the champion is compared with the one before it."""
+        return self.arms is not None and self.arms.role == "control"
 
     @property
     def in_use(self) -> frozenset[str]:
@@ -57,22 +55,24 @@ class LadderState:
         named = (self.champion, self.previous, self.baseline, self.candidate, self.canary, self.pinned)
         return frozenset(version for version in named if version is not None)
 
-
-def by_hand(actor: str) -> bool:
-    """Whether a person decides (admin API or command line)."""
-    return actor.split(":", 1)[0] in HAND
+    @property
+    def adapters_in_use(self) -> frozenset[str]:
+        """Adapters that must stay on the artifact store."""
+        by_segment = (self.adapters, self.previous_adapters, self.waiting_adapters)
+        return frozenset(adapter for adapters in by_segment for adapter in adapters.values())
 
 
 def apply(state: LadderState, decision: Decision) -> LadderState:
-    """The state after a decision; the table above. ConfigError names the field that makes it illegal."""
+    """The state after a decision; `drafter_rules`. ConfigError names the field that makes it illegal."""
     if decision.kind not in KINDS:
         raise ConfigError("kind", f"{decision.kind!r} is not one of {', '.join(KINDS)}")
-    if decision.kind in ("pause", "resume"):
-        changes = _switch_learner(state, decision)
-    elif not decision.version:
-        raise ConfigError("version", f"{decision.kind} needs a drafter version")
+    if decision.kind in adapter_rules.KINDS:
+        changes = adapter_rules.adapter_changes(state, decision, by_hand(decision.actor))
     else:
-        changes = _TRANSITIONS[decision.kind](state, decision.version, decision.actor)
+        changes = drafter_changes(state, decision)
+    champion = changes.get("champion", state.champion)
+    if champion != state.champion:
+        changes |= adapter_rules.rebased(state, champion, changes.get("previous", state.previous))
     return replace(state, seq=decision.seq, **changes)
 
 
@@ -174,114 +174,3 @@ def decide_with_retry(
             if attempt == attempts:
                 raise
     return None
-
-
-_Changes = dict[str, Any]
-
-
-def _propose(state: LadderState, version: str, actor: str) -> _Changes:
-    for role in ("champion", "candidate", "canary"):
-        if version == getattr(state, role):
-            raise ConfigError("version", f"{version} is already {role}")
-    return {"candidate": version, "proposed": state.proposed + 1}
-
-
-def _refuse(state: LadderState, version: str, actor: str) -> _Changes:
-    for role in ("champion", "previous", "baseline"):
-        if version == getattr(state, role):
-            raise ConfigError(
-                "version", f"{version} is {role} and can't be refused; roll back or promote another"
-            )
-    return {**_vacate(state, version), "refused": state.refused + 1}
-
-
-def _canary(state: LadderState, version: str, actor: str) -> _Changes:
-    _require_unpinned(state, "canary", actor)
-    if state.champion is None:
-        raise ConfigError("version", "a canary needs a champion to be compared with; promote one first")
-    if state.canary is not None:
-        raise ConfigError("version", f"{state.canary} is canary; promote or refuse it first")
-    if version != state.candidate:
-        raise ConfigError("version", f"{version} is not the candidate ({state.candidate or 'there is none'})")
-    return {"canary": version, "candidate": None}
-
-
-def _promote(state: LadderState, version: str, actor: str) -> _Changes:
-    _require_unpinned(state, "promote", actor)
-    if version == state.champion:
-        raise ConfigError("version", f"{version} is already champion")
-    climbed = version in (state.candidate, state.canary)
-    if state.champion is None:
-        promoted = state.promoted + int(climbed)
-        return {**_vacate(state, version), "champion": version, "baseline": version, "promoted": promoted}
-    if not climbed and not by_hand(actor):
-        raise ConfigError(
-            "version", f"{version} is neither candidate nor canary; only {' or '.join(HAND)} may"
-        )
-    return {
-        **_vacate(state, version),
-        "champion": version,
-        "previous": state.champion,
-        "promoted": state.promoted + 1,
-    }
-
-
-def _roll_back(state: LadderState, version: str, actor: str) -> _Changes:
-    _require_unpinned(state, "roll_back", actor)
-    if state.previous is None:
-        raise ConfigError("version", "there is no previous version to roll back to; promote one by hand")
-    if version != state.previous:
-        raise ConfigError("version", f"roll_back goes to previous, which is {state.previous}, not {version}")
-    return {
-        **_vacate(state, version),
-        "champion": version,
-        "previous": None,
-        "rolled_back": state.rolled_back + 1,
-    }
-
-
-def _pin(state: LadderState, version: str, actor: str) -> _Changes:
-    if state.pinned is not None:
-        raise ConfigError("version", f"{state.pinned} is pinned already")
-    if version != state.champion:
-        raise ConfigError("version", f"only the champion ({state.champion or 'none yet'}) can be pinned")
-    return {"pinned": version}
-
-
-def _unpin(state: LadderState, version: str, actor: str) -> _Changes:
-    if version != state.pinned:
-        raise ConfigError("version", f"{version} is not pinned (pinned: {state.pinned or 'nothing'})")
-    return {"pinned": None}
-
-
-def _switch_learner(state: LadderState, decision: Decision) -> _Changes:
-    if decision.version is not None:
-        raise ConfigError("version", f"{decision.kind} takes no version")
-    paused = decision.kind == "pause"
-    if paused == state.learner_paused:
-        raise ConfigError("kind", f"the learner is {'already paused' if paused else 'not paused'}")
-    return {"learner_paused": paused}
-
-
-def _vacate(state: LadderState, version: str) -> _Changes:
-    return {
-        "candidate": None if state.candidate == version else state.candidate,
-        "canary": None if state.canary == version else state.canary,
-    }
-
-
-def _require_unpinned(state: LadderState, kind: str, actor: str) -> None:
-    if state.pinned is not None:
-        way_out = "unpin it first" if by_hand(actor) else f"only {' or '.join(HAND)} can unpin it"
-        raise ConfigError("version", f"{state.pinned} is pinned, {kind} is refused; {way_out}")
-
-
-_TRANSITIONS: dict[str, Callable[[LadderState, str, str], _Changes]] = {
-    "propose": _propose,
-    "refuse": _refuse,
-    "canary": _canary,
-    "promote": _promote,
-    "roll_back": _roll_back,
-    "pin": _pin,
-    "unpin": _unpin,
-}

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from online_draft.core import SCHEMA_VERSION
 from online_draft.errors import ArtifactError
 
-SEQUENCED = re.compile(r"v(\d{4,})-[0-9a-f]{8}")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+M = TypeVar("M")
+
+
+def tenant_mark(tenant: str) -> str:
+    """What stands for a tenant in provenance: enough to recognise a name, not to read it."""
+    return hashlib.blake2b(tenant.encode(), digest_size=8, person=b"od-tenant").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a version comes from: its parent version, how many records trained it, counts of that
-    training (slices, tokens, …), the git revision of the code and the time it was made."""
+    training (slices, tokens, …), the git revision of the code, the time it was made, and the `tenant_mark`s
+    of those whose records trained it or the versions before it."""
 
     parent: str | None = None
     records: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     git_revision: str | None = None
     created_at_ms: int = 0
+    tenants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,11 @@ class VersionManifest:
     schema: int = SCHEMA_VERSION
 
     @property
+    def name(self) -> str:
+        """What its directory is called."""
+        return self.version
+
+    @property
     def total_bytes(self) -> int:
         """Length of all files together."""
         return sum(entry.bytes for entry in self.files.values())
@@ -59,30 +73,47 @@ class VersionManifest:
     @classmethod
     def from_json(cls, data: bytes, where: str) -> VersionManifest:
         """Strict inverse of `to_json`; `where` names the file in errors. Raises ArtifactError."""
-        try:
-            raw: dict[str, Any] = json.loads(data)
-            schema = int(raw.get("schema", SCHEMA_VERSION - 1))
-            if schema not in (SCHEMA_VERSION - 1, SCHEMA_VERSION):
-                raise ArtifactError(
-                    f"{where} has schema {schema}; this code reads {SCHEMA_VERSION - 1} and {SCHEMA_VERSION}"
-                )
-            files = {
-                str(name): FileEntry(str(e["sha256"]), int(e["bytes"])) for name, e in raw["files"].items()
-            }
-            origin = raw.get("provenance", {})
-            provenance = Provenance(
-                parent=origin.get("parent"),
-                records=int(origin.get("records", 0)),
-                counts={str(name): int(count) for name, count in origin.get("counts", {}).items()},
-                git_revision=origin.get("git_revision"),
-                created_at_ms=int(origin.get("created_at_ms", 0)),
+        return parse_manifest(
+            data,
+            where,
+            "a version manifest",
+            lambda raw, files, origin, schema: cls(
+                str(raw["version"]), str(raw["target"]), str(raw["kind"]), files, origin, schema
+            ),
+        )
+
+
+def parse_manifest(
+    data: bytes,
+    where: str,
+    what: str,
+    build: Callable[[dict[str, Any], dict[str, FileEntry], Provenance, int], M],
+) -> M:
+    """`build` a manifest from its fields, with those that all manifests have read already.
+
+    ArtifactError when this isn't `what`; `where` names the file.
+    """
+    try:
+        raw: dict[str, Any] = json.loads(data)
+        schema = int(raw.get("schema", SCHEMA_VERSION - 1))
+        if schema not in (SCHEMA_VERSION - 1, SCHEMA_VERSION):
+            raise ArtifactError(
+                f"{where} has schema {schema}; this code reads {SCHEMA_VERSION - 1} and {SCHEMA_VERSION}"
             )
-            manifest = cls(
-                str(raw["version"]), str(raw["target"]), str(raw["kind"]), files, provenance, schema
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(f"{where} is not a version manifest: {error!r}") from error
-        for name in manifest.files:
-            if not FILE_NAME.fullmatch(name):
-                raise ArtifactError(f"{where} names a file {name!r}, which is not a plain file name")
-        return manifest
+        files = {str(name): FileEntry(str(e["sha256"]), int(e["bytes"])) for name, e in raw["files"].items()}
+        origin = raw.get("provenance", {})
+        provenance = Provenance(
+            parent=origin.get("parent"),
+            records=int(origin.get("records", 0)),
+            counts={str(name): int(count) for name, count in origin.get("counts", {}).items()},
+            git_revision=origin.get("git_revision"),
+            created_at_ms=int(origin.get("created_at_ms", 0)),
+            tenants=tuple(str(mark) for mark in origin.get("tenants", ())),
+        )
+        manifest = build(raw, files, provenance, schema)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{where} is not {what}: {error!r}") from error
+    for name in files:
+        if not FILE_NAME.fullmatch(name):
+            raise ArtifactError(f"{where} names a file {name!r}, which is not a plain file name")
+    return manifest

@@ -74,7 +74,7 @@ def test_bad_names_are_refused(registry: DrafterRegistry, tmp_path: Path, name: 
 
 
 def test_what_is_not_a_sound_drafter_is_not_published(registry: DrafterRegistry, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="can't read drafter directory"):
+    with pytest.raises(ArtifactError, match="can't read drafter version directory"):
         registry.publish(tmp_path / "nowhere", ORIGIN)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
@@ -114,14 +114,14 @@ def test_damaged_weights_are_refused_with_the_reason(
 def test_missing_damaged_and_foreign_versions_are_refused(registry: DrafterRegistry, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="v0009-00000000 is not in"):
         registry.manifest("v0009-00000000")
-    with pytest.raises(ArtifactError, match="is not a drafter version"):
+    with pytest.raises(ArtifactError, match="is not a name of a drafter version"):
         registry.fetch("../../etc", tmp_path / "got")
     version = registry.publish(drafter_dir(tmp_path / "d"), ORIGIN)
     path = f"registry/{TARGET}/drafters/{version}/version.json"
     good = json.loads(registry.store.read_bytes(path))
     for change, reason in (
         ({"target": "other"}, "is for target other"),
-        ({"version": "v2"}, "describes version v2"),
+        ({"version": "v2"}, "describes drafter version v2"),
         ({"schema": 9}, "has schema 9"),
         ({"files": {"../x": {"sha256": "0", "bytes": 1}}}, "not a plain file name"),
         ({"files": 3}, "is not a version manifest"),

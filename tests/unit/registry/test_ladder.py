@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -8,21 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from online_draft.errors import ConfigError, JournalError
+from online_draft.registry.arms import Arms
 from online_draft.registry.journal import KINDS, Decision, DecisionKind
 from online_draft.registry.ladder import LadderState, apply, by_hand, fold
 from online_draft.registry.resolution import Resolution, resolve_champion
 
-VERSIONS = (None, "a", "b", "c", "d")
+VERSIONS = (None, "a", "b", "c")
+RUNGS: tuple[DecisionKind, ...] = tuple(kind for kind in KINDS if not kind.startswith("adapter_"))
+WATCH = {"control_share": 0.1}
 
 
 def decision(
-    kind: DecisionKind, version: str | None = None, actor: str = "control", seq: int = 1
+    kind: DecisionKind,
+    version: str | None = None,
+    actor: str = "control",
+    seq: int = 1,
+    numbers: Mapping[str, Any] | None = None,
 ) -> Decision:
-    return Decision(seq, kind, version, actor, "because")
+    return Decision(seq, kind, version, actor, "because", numbers or {})
 
 
 def after(*steps: tuple[Any, ...]) -> LadderState:
-    return fold(decision(*step, **{"seq": number}) for number, step in enumerate(steps, 1))
+    made = [decision(*step) for step in steps]
+    return fold(replace(entry, seq=number) for number, entry in enumerate(made, 1))
 
 
 SERVING = (("promote", "base"), ("propose", "v1"))
@@ -83,6 +93,57 @@ def test_pins_hold_everybody_until_unpinned() -> None:
             after(*pinned, (kind, version, "cli"))
     assert after(*pinned, ("refuse", "v2"), ("propose", "v3")).candidate == "v3"
     assert after(*pinned, ("unpin", "v1"), ("promote", "v2")).champion == "v2"
+
+
+def test_a_canary_has_the_share_that_its_decision_says_until_it_is_decided_about() -> None:
+    canary = (*SERVING, ("canary", "v1", "control", 3, {"share": 0.25}))
+    assert after(*canary).arms == Arms("canary", "v1", 0.25, seq=3, at_ms=0)
+    assert after(*SERVING, ("canary", "v1")).arms == Arms("canary", "v1", 0.1, seq=3, at_ms=0)
+    assert after(*canary, ("refuse", "v1")).arms is None
+    assert after(*canary, ("promote", "v1")).arms is None
+    assert after(*canary, ("propose", "v2")).arms is not None
+
+
+def test_a_watch_lasts_until_it_is_settled_or_the_champion_changes() -> None:
+    promoted = (*SERVING, ("promote", "v1", "control", 3, WATCH))
+    state = after(*promoted)
+    assert state.watched and state.arms == Arms("control", "base", 0.1, seq=3, at_ms=0)
+    state = after(*promoted, ("settle", "v1"))
+    assert (state.arms, state.previous, state.champion) == (None, "base", "v1")
+    assert after(*promoted, ("roll_back", "base")).arms is None
+    assert after(*promoted, ("promote", "v7", "admin")).arms is None
+    assert after(*promoted, ("propose", "v2"), ("refuse", "v2")).watched
+    with pytest.raises(JournalError, match="v1 is still watched"):
+        after(*promoted, ("propose", "v2"), ("canary", "v2"))
+    with pytest.raises(JournalError, match="v1 isn't a champion that is watched"):
+        after(*promoted, ("settle", "v1"), ("settle", "v1"))
+
+
+def test_a_journal_from_before_there_were_arms_has_none() -> None:
+    state = after(*SERVING, ("promote", "v1"), ("propose", "v2"), ("promote", "v2"))
+    assert (state.champion, state.previous, state.arms) == ("v2", "v1", None)
+
+
+def test_a_pin_ends_watch_and_canary_and_keeps_the_canary_for_later() -> None:
+    watched = (*SERVING, ("promote", "v1", "control", 3, WATCH), ("pin", "v1", "cli"))
+    assert after(*watched).arms is None and after(*watched, ("unpin", "v1")).arms is None
+    canary = (*SERVING, ("canary", "v1"), ("pin", "base", "cli"))
+    state = after(*canary)
+    assert (state.canary, state.candidate, state.arms) == (None, "v1", None)
+    assert after(*canary, ("unpin", "base"), ("canary", "v1")).arms == Arms("canary", "v1", 0.1, 6, 0)
+
+
+def test_a_canary_against_a_champion_that_went_drafts_for_nobody() -> None:
+    state = after(*SERVING, ("canary", "v1"), ("promote", "v7", "admin"))
+    assert (state.canary, state.arms) == ("v1", None)
+    assert after(*SERVING, ("canary", "v1"), ("promote", "v7", "admin"), ("refuse", "v1")).canary is None
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, "0.1", True, float("nan")])
+@pytest.mark.parametrize(("kind", "name"), [("canary", "share"), ("promote", "control_share")])
+def test_a_share_out_of_range_is_refused(kind: DecisionKind, name: str, share: Any) -> None:
+    with pytest.raises(JournalError, match=f"numbers.{name}: must be a number between 0 and 1"):
+        after(*SERVING, (kind, "v1", "control", 3, {name: share}))
 
 
 def test_the_learner_pauses_and_resumes() -> None:
@@ -161,11 +222,13 @@ def legal(state: LadderState, kind: str, version: str | None, actor: str) -> boo
         and state.champion is not None
         and version is not None
         and version == state.candidate
-        and state.canary is None,
+        and state.canary is None
+        and not state.watched,
         "promote": free
         and version is not None
         and version != state.champion
         and (state.champion is None or climbing or actor == "admin"),
+        "settle": version is not None and state.watched and version == state.champion,
         "roll_back": free and version is not None and version == state.previous,
         "pin": free and version is not None and version == state.champion,
         "unpin": version is not None and version == state.pinned,
@@ -174,57 +237,60 @@ def legal(state: LadderState, kind: str, version: str | None, actor: str) -> boo
     }[kind]
 
 
+def moves(actors: tuple[str, ...]) -> list[Decision]:
+    """All decisions over three versions; promotions with and without a watch."""
+    return [
+        decision(kind, version, actor, numbers=numbers)
+        for kind, version, actor in product(RUNGS, VERSIONS, actors)
+        for numbers in (({}, WATCH) if kind == "promote" else ({},))
+    ]
+
+
 def reachable(depth: int) -> set[LadderState]:
-    """All states within `depth` decisions over four versions, counters left out."""
+    """All states within `depth` decisions, counters left out."""
     seen = {LadderState()}
     edge = set(seen)
     for _ in range(depth):
         found = set()
-        for state, kind, version in product(edge, KINDS, VERSIONS):
-            if legal(state, kind, version, "admin"):
-                now = apply(state, decision(kind, version, "admin"))
-                found.add(
-                    LadderState(
-                        now.champion,
-                        now.previous,
-                        now.baseline,
-                        now.candidate,
-                        now.canary,
-                        now.pinned,
-                        now.learner_paused,
-                    )
-                )
+        for state, move in product(edge, moves(("admin",))):
+            if legal(state, move.kind, move.version, move.actor):
+                now = apply(state, move)
+                found.add(replace(now, seq=0, proposed=0, promoted=0, refused=0, rolled_back=0))
         edge = found - seen
         seen |= found
     return seen
 
 
 def test_every_transition_from_every_reachable_state_follows_the_table() -> None:
-    states = reachable(5)
-    assert len(states) > 500
-    for state, kind, version, actor in product(states, KINDS, VERSIONS, ("admin", "control")):
+    states = reachable(6)
+    assert len(states) > 300 and any(state.watched for state in states)
+    for state, move in product(states, moves(("admin", "control"))):
         try:
-            now = apply(state, decision(kind, version, actor))
+            now = apply(state, move)
         except ConfigError:
-            assert not legal(state, kind, version, actor), (state, kind, version, actor)
+            assert not legal(state, move.kind, move.version, move.actor), (state, move)
             continue
-        assert legal(state, kind, version, actor), (state, kind, version, actor)
+        assert legal(state, move.kind, move.version, move.actor), (state, move)
         assert (now.champion is None) == (now.baseline is None)
         assert now.champion is not None or state.champion is None
         if now.champion != state.champion:
-            assert kind in ("promote", "roll_back") and now.champion == version
+            assert move.kind in ("promote", "roll_back") and now.champion == move.version
         roles = [role for role in (now.champion, now.candidate, now.canary) if role is not None]
         assert len(roles) == len(set(roles))
         assert now.pinned in (None, now.champion)
         assert now.previous is None or now.previous != now.champion
+        if now.arms is not None:
+            assert now.arms.second == (now.previous if now.watched else now.canary)
+            assert now.arms.second != now.champion and now.pinned is None
+            assert now.champion == state.champion or move.kind == "promote"
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(VERSIONS)), max_size=30))
+@given(st.lists(st.tuples(st.sampled_from(RUNGS), st.sampled_from(VERSIONS)), max_size=30))
 def test_folding_in_pieces_equals_folding_at_once(steps: list[tuple[DecisionKind, str | None]]) -> None:
     state, history = LadderState(), []
     for kind, version in steps:
-        entry = decision(kind, version, "cli", seq=state.seq + 1)
+        entry = decision(kind, version, "cli", seq=state.seq + 1, numbers=WATCH)
         try:
             state = apply(state, entry)
         except ConfigError:
