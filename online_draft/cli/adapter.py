@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from online_draft.cli.admin import open_admin
 from online_draft.cli.bench import bench_app
-from online_draft.cli.options import JsonOut
+from online_draft.cli.options import JsonOut, Key, Offline, Reason, StateDir, Url, read_settings
 from online_draft.errors import ConfigError
 
 adapter_app = typer.Typer(help="Adapters of a drafter, one per segment of traffic.", no_args_is_help=True)
@@ -113,6 +115,79 @@ def adapter_show(
             raise ArtifactError(f"the adapter is for another base than {drafter}")
     shown = {**asdict(adapter.card), "rank": adapter.rank, "layers": len(adapter.weights)}
     print(json.dumps(shown, indent=2))
+
+
+@adapter_app.command("list")
+def adapter_list(
+    state_dir: StateDir = None, url: Url = None, admin_key: Key = None, offline: Offline = False
+) -> None:
+    """Published adapters, newest last, with their segments, bases and roles."""
+    for entry in open_admin(offline, state_dir, url, admin_key).adapters():
+        about = entry.get("error") or f"{entry['segment']:<16} on {entry['base']}"
+        print(f"{entry['adapter']:<16} {about}  {', '.join(entry['roles'])}".rstrip())
+
+
+@adapter_app.command("push")
+def adapter_push(
+    directory: Annotated[Path, typer.Argument(help="An adapter's directory (`adapter train` makes them).")],
+    state_dir: StateDir = None,
+) -> None:
+    """Register an adapter of a published drafter; prints its id. It drafts for nobody yet."""
+    from online_draft.launch.pushing_adapters import push_adapter
+
+    pushed = push_adapter(read_settings(flags={"state_dir": state_dir}), directory)
+    print(pushed.adapter)
+    known = "registered" if pushed.fresh else "known already"
+    print(
+        f"{known}, for segment {pushed.segment} on base {pushed.base}. It drafts for nobody.\n"
+        f"To let it draft:   online-draft adapter load {pushed.adapter}"
+        f"{'' if pushed.running else ' --offline'}",
+        file=sys.stderr,
+    )
+
+
+@adapter_app.command("load")
+def adapter_load(
+    adapter: Annotated[str, typer.Argument(help="An adapter's id, see `adapter list`.")],
+    reason: Reason = "by hand",
+    state_dir: StateDir = None,
+    url: Url = None,
+    admin_key: Key = None,
+    offline: Offline = False,
+) -> None:
+    """Let an adapter of the champion draft for its segment."""
+    written = open_admin(offline, state_dir, url, admin_key).load_adapter(adapter, reason)
+    segment = written["numbers"]["segment"]
+    print(f"decision {written['seq']}: {written['version']} drafts for {segment}")
+
+
+@adapter_app.command("drop")
+def adapter_drop(
+    name: Annotated[str, typer.Argument(help="An adapter's id, or its segment.")],
+    reason: Reason = "by hand",
+    state_dir: StateDir = None,
+    url: Url = None,
+    admin_key: Key = None,
+    offline: Offline = False,
+) -> None:
+    """Let the champion alone draft for a segment again."""
+    written = open_admin(offline, state_dir, url, admin_key).drop_adapter(name, reason)
+    segment = written["numbers"]["segment"]
+    print(f"decision {written['seq']}: {written['version']} drafts for {segment} no more")
+
+
+@adapter_app.command("prune")
+def adapter_prune(
+    last: Annotated[int, typer.Option(help="Keep this many of the newest.", min=1)] = 10,
+    state_dir: StateDir = None,
+) -> None:
+    """Delete old adapters that play no role."""
+    from online_draft.launch.admin import open_desk
+    from online_draft.serve.admin.adapters import AdapterDesk
+
+    desk = open_desk(read_settings(flags={"state_dir": state_dir}))
+    for adapter in AdapterDesk(desk).registry.prune(desk.state().adapters_in_use, last):
+        print(f"deleted {adapter}")
 
 
 @bench_app.command("adapters")

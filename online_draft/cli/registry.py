@@ -1,4 +1,4 @@
-"""`drafter`, `learner`, `buffer`: what a running system knows and decides."""
+"""`drafter`, `learner`: what a running system knows and decides."""
 
 from __future__ import annotations
 
@@ -9,29 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from online_draft.cli.admin import open_admin, open_online
 from online_draft.cli.options import Key, Offline, Reason, StateDir, Url, Version, read_settings
 
 if TYPE_CHECKING:
-    from online_draft.launch.admin import Admin, OnlineAdmin
     from online_draft.registry.journal import DecisionKind
 
 drafter_app = typer.Typer(help="Drafter versions and decisions about them.", no_args_is_help=True)
 learner_app = typer.Typer(help="The learner.", no_args_is_help=True)
-buffer_app = typer.Typer(help="The replay buffer.", no_args_is_help=True)
-
-
-def _admin(offline: bool, state_dir: Path | None, url: str | None, key: str | None) -> Admin:
-    if offline:
-        from online_draft.launch.admin import OfflineAdmin
-
-        return OfflineAdmin(read_settings(flags={"state_dir": state_dir}))
-    return _online(state_dir, url, key)
-
-
-def _online(state_dir: Path | None, url: str | None, key: str | None) -> OnlineAdmin:
-    from online_draft.launch.admin import connect
-
-    return connect(read_settings(flags={"state_dir": state_dir}).state_dir, url, key)
 
 
 def _show(value: Any) -> None:
@@ -42,12 +27,19 @@ def _show(value: Any) -> None:
 def drafter_list(
     state_dir: StateDir = None, url: Url = None, admin_key: Key = None, offline: Offline = False
 ) -> None:
-    """Published versions, newest last, with their roles."""
-    for entry in _admin(offline, state_dir, url, admin_key).drafters():
+    """Published versions, newest last, with their roles and shares of the traffic."""
+    for entry in open_admin(offline, state_dir, url, admin_key).drafters():
         about = entry.get("error") or f"{entry['kind']}  {entry['bytes'] / 1e6:.1f} MB"
         parent = (entry.get("provenance") or {}).get("parent")
         origin = f"from {parent}" if parent else ""
-        print(f"{entry['version']:<24} {about}  {', '.join(entry['roles']):<20} {origin}".rstrip())
+        share = f"{entry.get('share', 0):.0%}" if entry.get("share") else ""
+        print(f"{entry['version']:<24} {about}  {share:>4}  {_roles(entry):<28} {origin}".rstrip())
+
+
+def _roles(entry: dict[str, Any]) -> str:
+    """Who a version is; `previous` with a share is the control group of a watch."""
+    control = ["control"] if entry.get("share") and "previous" in entry["roles"] else []
+    return ", ".join(entry["roles"] + control)
 
 
 @drafter_app.command("show")
@@ -59,7 +51,7 @@ def drafter_show(
     offline: Offline = False,
 ) -> None:
     """One version: provenance and the decisions about it."""
-    _show(_admin(offline, state_dir, url, admin_key).drafter(version))
+    _show(open_admin(offline, state_dir, url, admin_key).drafter(version))
 
 
 def _decision_command(name: str, kind: DecisionKind, takes_version: bool, about: str) -> None:
@@ -73,7 +65,7 @@ def _decision_command(name: str, kind: DecisionKind, takes_version: bool, about:
         key: str | None,
         offline: bool,
     ) -> None:
-        written = _admin(offline, state_dir, url, key).decide(kind, version, reason)
+        written = open_admin(offline, state_dir, url, key).decide(kind, version, reason)
         print(f"decision {written['seq']}: {written['kind']} {written['version'] or ''}".rstrip())
 
     if takes_version:
@@ -104,9 +96,9 @@ def _decision_command(name: str, kind: DecisionKind, takes_version: bool, about:
 
 
 _decision_command("promote", "promote", True, "Make a version the champion.")
-_decision_command("reject", "refuse", True, "Refuse a candidate.")
+_decision_command("reject", "refuse", True, "Refuse a candidate or canary.")
 _decision_command("rollback", "roll_back", False, "Go back to the previous champion.")
-_decision_command("pin", "pin", False, "Keep the champion whatever is proposed.")
+_decision_command("pin", "pin", False, "Keep the champion for all traffic, whatever is proposed.")
 _decision_command("unpin", "unpin", False, "Let promotions happen again.")
 _decision_command("pause", "pause", False, "Stop learning.")
 _decision_command("resume", "resume", False, "Learn again.")
@@ -150,10 +142,4 @@ def drafter_prune(
 @learner_app.command("status")
 def learner_status(state_dir: StateDir = None, url: Url = None, admin_key: Key = None) -> None:
     """What the learner does and why."""
-    _show(_online(state_dir, url, admin_key).learner())
-
-
-@buffer_app.command("stats")
-def buffer_stats(state_dir: StateDir = None, url: Url = None, admin_key: Key = None) -> None:
-    """The books: produced = stored + spooled + dropped; opted out apart."""
-    _show(_online(state_dir, url, admin_key).status().get("records"))
+    _show(open_online(state_dir, url, admin_key).learner())

@@ -9,7 +9,6 @@ from typing import Any
 from online_draft.errors import ArtifactError
 from online_draft.launch.admin import open_desk
 from online_draft.launch.run_file import find_run_files
-from online_draft.registry.artifacts import WEIGHTS_FILE, DrafterRegistry
 from online_draft.registry.manifest import Provenance
 from online_draft.settings import Settings
 from online_draft.store import ArtifactStore
@@ -37,18 +36,18 @@ def push_drafter(settings: Settings, directory: Path, name: str | None = None) -
 
     manifest = read_manifest(directory)
     target = str(manifest["target"])
-    running = _check_target(settings, directory, target)
+    running = check_target(settings, directory, target)
     load_drafter(directory)
     registry = open_desk(settings, target).registry
     before = registry.list_versions()
-    version = name or _same_weights(registry, before, str(manifest["sha256"]))
+    version = name or next(iter(registry.find_weights(str(manifest["sha256"]))), None)
     if name is not None or version is None:
-        version = registry.publish(directory, _provenance(manifest["provenance"]), name)
+        version = registry.publish(directory, as_provenance(manifest["provenance"]), name)
     return Pushed(version, target, version not in before, running)
 
 
-def _check_target(settings: Settings, directory: Path, target: str) -> bool:
-    """Whether a system of this target runs; ArtifactError when the drafter is for another."""
+def check_target(settings: Settings, directory: Path, target: str) -> bool:
+    """Whether a system of this target runs; ArtifactError when what is in `directory` is for another."""
     here = settings.state_dir.resolve()
     for run in find_run_files(settings.state_dir):
         if run.alive and Path(run.state_dir).resolve() == here:
@@ -66,18 +65,8 @@ def _check_target(settings: Settings, directory: Path, target: str) -> bool:
     return False
 
 
-def _same_weights(registry: DrafterRegistry, versions: list[str], sha256: str) -> str | None:
-    for version in versions:
-        try:
-            if registry.manifest(version).files[WEIGHTS_FILE].sha256 == sha256:
-                return version
-        except (ArtifactError, KeyError):
-            continue
-    return None
-
-
-def _provenance(origin: dict[str, Any]) -> Provenance:
-    """What `distill` knew, as far as a version keeps it."""
+def as_provenance(origin: dict[str, Any]) -> Provenance:
+    """What `distill` or `adapter train` knew, as far as a manifest keeps it."""
     records = origin.get("records") or {}
     counts = {name: origin[name] for name in ("steps", "tokens") if isinstance(origin.get(name), int)}
     revision = origin.get("git_revision")

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from online_draft.learner.config import LearnerConfig, LearnerPlace
+from online_draft.learner.timekeeping import niceness
 from online_draft.logs import set_up_logs_of
 from online_draft.registry.revision import code_version
 
@@ -83,18 +84,20 @@ class LearnerActor:
                 self._stop.wait(RETRY_S)
         if self._loop is not None:
             self._error = None
-            lower_priority()
+            lower_priority(niceness(self._config.pace.floor_share))
             self._loop.run(self._stop)
 
     def _build(self) -> LearnerLoop:
         import torch
 
+        from online_draft.learner.gpu import bound_memory, target_dtype
         from online_draft.learner.loop import LearnerLoop
         from online_draft.models.loading import load_target
 
         torch.set_num_threads(1)
-        # Draft heads learn in float32 whatever the dtype of serving: bf16 updates would round away.
-        loaded = load_target(self._place.target, self._place.device, torch.float32)
+        bound_memory(self._place.device, self._config.gpu_memory_mb)
+        dtype = target_dtype(self._place.device, self._place.dtype)
+        loaded = load_target(self._place.target, self._place.device, dtype)
         return LearnerLoop(self._place, self._config, loaded)
 
 

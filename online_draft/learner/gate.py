@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.core import Interaction
 from online_draft.learner.config import GateConfig
+from online_draft.learner.guard import GuardNumbers
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
 from online_draft.training.compare import GateNumbers, paired_bootstrap
@@ -35,18 +36,31 @@ class GateBooks:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The numbers of one look; `worse`: the champion is better with confidence."""
+    """The numbers of one look; `worse`: the champion is better with confidence. `guard` is what those see who
+    could lose, once the look has passed."""
 
     numbers: GateNumbers
     look: int
     worse: bool
+    guard: GuardNumbers | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate may be proposed, as far as is known."""
+        return self.numbers.passed and not (self.guard and self.guard.reason)
+
+    @property
+    def reason(self) -> str:
+        """Why, or why not."""
+        return (self.guard.reason if self.guard else "") or self.numbers.reason
 
     def as_numbers(self) -> dict[str, Any]:
         """For the journal."""
         shown = {
             name: value for name, value in asdict(self.numbers).items() if name not in ("passed", "reason")
         }
-        return {**shown, "look": self.look}
+        guard = self.guard.as_numbers() if self.guard else {}
+        return {**shown, "look": self.look, **guard}
 
 
 class Gate:
@@ -136,15 +150,28 @@ class Evaluation:
         """The champion's results so far, paired with `candidate_results`."""
         return [self._cache[record] for record in self.records[: len(self.candidate_results)]]
 
-    def advance(self, count: int) -> None:
-        """Replay the next `count` records. Blocks for as long as that takes."""
+    def extend(self, records: Sequence[Interaction]) -> bool:
+        """Replay these, too, as far as they aren't among the records yet; whether there are any."""
+        known = set(self.records)
+        new = [record for record in records if record not in known]
+        self.records += new
+        return bool(new)
+
+    def advance(self, count: int, interrupted: Callable[[], bool] = lambda: False) -> bool:
+        """Replay the next `count` records; False when `interrupted()` said so on the way, and it must be done
+        again. Blocks for as long as that takes."""
         start = len(self.candidate_results)
         batch = self.records[start : start + count]
         if not batch:
-            return
+            return True
         features = extract(self._target, batch)
+        if interrupted():
+            return False
         results = replay_features(self.candidate, features, self._nodes)
+        if interrupted():
+            return False
         if not all(record in self._cache for record in batch):
             champion = replay_features(self._champion, features, self._nodes)
             self._cache.update(zip(batch, champion, strict=True))
         self.candidate_results += results
+        return True

@@ -15,15 +15,23 @@ from online_draft.store import RedisKeys
 FORGET_MS = 10_000
 """A replica that was silent for this long is dead, not busy."""
 
+_HURRY = 3
+SERVING = "serving"
+UNKNOWN = "load unknown"
+
 
 class Idleness:
-    """Asks Redis for every replica's load. `reason` says why it isn't idle. Not thread-safe."""
+    """Asks Redis for every replica's load. `reason` says why it isn't idle. Not thread-safe.
+
+    `rung()` says, and forgets, that a replica was busy meanwhile (`BusyBell.take`).
+    """
 
     def __init__(
         self,
         client: redis.Redis,
         keys: RedisKeys,
         idle_ms: int,
+        rung: Callable[[], bool] = lambda: False,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -31,21 +39,28 @@ class Idleness:
         self._keys = replace(keys, load_fresh_ms=FORGET_MS)
         self._fresh_ms = keys.load_fresh_ms
         self._idle_s = idle_ms / 1000
+        self._rung = rung
         self._now_ms = now_ms
         self._clock = clock
         self._busy_at = clock()
         self.reason = ""
+        self.hurry = False
+        """While it is set, a third of the quiet period is enough."""
+        self.known = False
+        """Whether the load was known at the last look."""
 
     def idle(self) -> bool:
         """Whether every replica has been without a request for the quiet period. Blocks on Redis only.
 
         Unknown counts as busy: no replica has spoken, one has been silent for 2 s, or Redis can't be read.
         """
-        self.reason = self._why_busy()
+        rung = self._rung()
+        self.reason = self._why_busy() or (SERVING if rung else "")
+        self.known = not self.reason.startswith(UNKNOWN)
         now = self._clock()
         if self.reason:
             self._busy_at = now
-        elif now - self._busy_at < self._idle_s:
+        elif now - self._busy_at < self._idle_s / (_HURRY if self.hurry else 1):
             self.reason = "just idle"
         return not self.reason
 
@@ -54,18 +69,20 @@ class Idleness:
         try:
             loads = read_loads(self._client, self._keys, now_ms)
         except StoreError as error:
-            return f"load unknown: {error}"
+            return f"{UNKNOWN}: {error}"
         if not loads:
-            return "load unknown: no replica has spoken"
+            return f"{UNKNOWN}: no replica has spoken"
         if any(now_ms - load.at_ms > self._fresh_ms for load in loads.values()):
-            return "load unknown: a replica is silent"
-        return "serving" if any(load.busy for load in loads.values()) else ""
+            return f"{UNKNOWN}: a replica is silent"
+        return SERVING if any(load.busy for load in loads.values()) else ""
 
 
 class AlwaysIdle:
     """The learner has hardware of its own."""
 
     reason = ""
+    hurry = False
+    known = True
 
     def idle(self) -> bool:
         """True."""

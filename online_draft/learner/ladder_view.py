@@ -56,6 +56,10 @@ class LadderView:
         self._registry.fetch(version, local)
         return load_drafter(local, self._target, self._fingerprint)
 
+    def tenants(self, version: str) -> tuple[str, ...]:
+        """Marks of the tenants whose records trained a version. ArtifactError, StoreError."""
+        return self._registry.manifest(version).provenance.tenants
+
     def propose(
         self, candidate: Drafter, parent: str, provenance: Provenance, reason: str, numbers: Mapping[str, Any]
     ) -> str | None:

@@ -6,24 +6,30 @@ import logging
 import random
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import redis
+import torch
 
 from online_draft.errors import ArtifactError, JournalError, StoreError
-from online_draft.learner.checkpoint import Checkpoint, CheckpointStore
+from online_draft.learner.alarms import DriftAlarms
+from online_draft.learner.checkpoint import CheckpointStore
 from online_draft.learner.config import LearnerConfig, LearnerPlace
+from online_draft.learner.drift_meter import DriftMeter
 from online_draft.learner.examiner import Examined, Examiner
 from online_draft.learner.feed import RecordFeed, assistant_tokens
-from online_draft.learner.gate import GateBooks
-from online_draft.learner.idleness import AlwaysIdle, Idleness
+from online_draft.learner.forgetting import Forgetting
+from online_draft.learner.gpu import Residence
 from online_draft.learner.ladder_view import LadderView
+from online_draft.learner.lookout import Interrupted, Lookout
+from online_draft.learner.notebook import Notebook
 from online_draft.learner.pacer import Pacer
+from online_draft.learner.rate import LearningRate
+from online_draft.learner.regate import Regate
+from online_draft.learner.regate_view import RegateView
 from online_draft.learner.report import Report, State
 from online_draft.learner.student import Student
-from online_draft.models.drafter import Drafter
 from online_draft.models.loading import LoadedTarget
 from online_draft.registry.manifest import Provenance
 from online_draft.registry.revision import git_revision
@@ -50,18 +56,19 @@ class LearnerLoop:
         self._config = config
         self._client = connect_redis(place.redis_url)
         store = ArtifactStore(place.store)
-        self._checkpoints = CheckpointStore(store, loaded.fingerprint)
-        self._restored, problems = self._checkpoints.load()
-        for problem in problems:
-            logger.error("the learner can't go on from %s", problem)
+        self._notebook = Notebook(CheckpointStore(store, loaded.fingerprint), config.pace.checkpoint_every_s)
+        restored = self._notebook.restored
         self._feed = RecordFeed(
             place.redis_url,
             place.keys,
             loaded.fingerprint,
             config.reservoirs,
             assistant_tokens(loaded.tokenizer),
-            (self._restored.reader, self._restored.reservoirs) if self._restored else None,
+            (restored.reader, restored.reservoirs) if restored else None,
+            store,
+            int(restored.progress.get("erased", 0)) if restored else 0,
         )
+        self._forgetting = Forgetting(store, loaded.fingerprint)
         self._view = LadderView(
             store,
             loaded.target,
@@ -69,21 +76,36 @@ class LearnerLoop:
             Path(place.cache_dir),
             lambda decision: publish_wakeup(self._client, place.keys, decision),
         )
+        self._residence = Residence(loaded.target)
         self._student = Student(loaded.target, config)
         self._examiner = Examiner(loaded.target, config, place.tree_nodes or 16)
-        self._pacer = Pacer(
-            config.pace.slice_ms, config.pace.max_batch, cpu=loaded.target.device.type != "cuda"
+        self._regate = Regate(
+            loaded.target,
+            config,
+            place.tree_nodes or 16,
+            RegateView(
+                store,
+                loaded.fingerprint,
+                Path(place.cache_dir),
+                lambda decision: publish_wakeup(self._client, place.keys, decision),
+            ),
         )
-        self._idleness: Idleness | AlwaysIdle = AlwaysIdle()
-        if config.mode == "idle":
-            self._idleness = Idleness(self._client, place.keys, config.pace.idle_ms)
+        device = loaded.target.device.type
+        self._pacer = Pacer(config.pace.limit_ms(device), config.pace.max_batch, cpu=device != "cuda")
+        self._meter = DriftMeter(
+            self._client,
+            place.keys,
+            loaded.fingerprint,
+            loaded.target,
+            Pacer(config.pace.limit_ms(device), config.gate.max_records, cpu=device != "cuda"),
+            self._view.fetch,
+        )
+        self._lookout = Lookout(place.redis_url, self._client, place.keys, config, device == "cuda")
+        self._rate = LearningRate(config.rate)
+        self._alarms = DriftAlarms(self._client, place.keys, loaded.fingerprint)
         self._report = Report(self._client, place.keys)
         self._trouble = ""
         self._follow_at = self._read_at = float("-inf")
-        self._saved_at = time.monotonic()
-        self._unsaved = False
-        self._drawn = 0
-        self._total = {"slices": 0, "tokens": 0, "draws": 0, "proposed": 0, "refused": 0, "yields": 0}
 
     def run(self, stop: threading.Event) -> None:
         """Tick until `stop` is set, then `close`. What goes wrong in a tick is logged and tried again."""
@@ -93,6 +115,8 @@ class LearnerLoop:
             except Exception as error:
                 logger.exception("the learner failed in a tick and tries again")
                 self._examiner.drop()
+                self._regate.drop()
+                self._meter.drop()
                 pause = self._rest("waiting", f"failed: {error}", RETRY_S)
             if pause:
                 stop.wait(pause)
@@ -106,31 +130,33 @@ class LearnerLoop:
             self._follow()
         if now >= self._read_at:
             self._read()
+        self._listen()
+        self._notebook.collect(self._feed)
+        self._forget()
         if self._view.state.learner_paused:
-            if self._unsaved:
-                self._save()
+            self._leave()
             return self._rest("paused", "by decision", WAIT_S)
         if self._student.version is None:
             return self._rest("waiting", self._trouble or "there is no champion yet", WAIT_S)
         self._examiner.begin(self._student, self._feed, self._view.state)
+        self._regate.begin(self._view.state, self._student, self._feed.reservoirs)
         budget = self._config.pace.passes * self._feed.training_records()
-        if self._drawn >= budget and not self._examiner.busy:
-            self._save_when_due(now)
+        measure = self._meter.begin(self._feed.take_held_out())
+        if self._notebook.drawn >= budget and not (self._examiner.busy or self._regate.busy or measure):
+            self._save(patience=1)
             return self._rest("waiting", "nothing new to learn" if budget else "no records yet", WAIT_S)
-        if not self._idleness.idle():
+        interrupted = self._lookout.begin(hurry=bool(self._alarms.segments))
+        if interrupted is None:
             if self._report.state in ("training", "evaluating"):
-                self._total["yields"] += 1
-            self._save_when_due(now, patience=3)
-            return self._rest("yielding", self._idleness.reason, self._config.pace.poll_ms / 1000)
-        self._save_when_due(now)
-        if self._examiner.busy:
-            self._report.enter("evaluating", "")
-            examined = self._examiner.advance()
-            if examined is not None:
-                self._conclude(examined)
-        else:
-            self._report.enter("training", self._examiner.waits_for)
-            self._train()
+                self._notebook.total["yields"] += 1
+            self._save(patience=3)
+            return self._rest("yielding", self._lookout.reason, self._config.pace.poll_ms / 1000)
+        if self._lookout.idle:
+            self._save(patience=1)
+        try:
+            self._work(measure, interrupted)
+        finally:
+            self._lookout.done()
         self._report.publish(self.status)
         return 0.0
 
@@ -138,28 +164,57 @@ class LearnerLoop:
         """Plain data: state and why, counts, the last look's numbers."""
         return {
             **self._report.status(),
+            "checkpoint": self._notebook.number,
             "champion": self._student.version,
             "proposed_version": self._student.proposed,
             "journal_seq": self._view.state.seq,
             "steps": self._student.steps,
-            **self._total,
+            **self._notebook.total,
             "batch": self._pacer.batch,
             "slice_ms": round(self._pacer.last_ms, 1),
+            **self._student.counts(),
+            "rate": self._student.rate,
+            "alarms": self._rate.alarms,
+            "drift_samples": self._meter.measured,
+            "drifting": list(self._alarms.segments),
             "looks": self._examiner.gate.books.looks,
             "gate_waits_for": self._examiner.waits_for,
+            "adapters": self._regate.status(),
             "unsettled": self._feed.unsettled,
+            "erased": self._forgetting.settled,
             "feed": self._feed.status(),
         }
 
     def close(self) -> None:
         """Write a checkpoint if there is something new and give connections back. Idempotent."""
-        try:
-            if self._unsaved or self._feed.unsettled:
-                self._save()
-        except StoreError as error:
-            logger.warning("the last checkpoint could not be written: %s", error)
+        self._notebook.collect(self._feed, wait=True)
+        if self._notebook.unsaved or self._feed.unsettled:
+            self._save()
+            self._notebook.collect(self._feed, wait=True)
+        self._notebook.close()
+        self._lookout.close()
         self._feed.close()
         self._client.close()
+
+    def _work(self, measure: bool, interrupted: Interrupted) -> None:
+        """One slice, or one part of a look, or some records measured for drift."""
+        if self._examiner.busy:
+            self._report.enter("evaluating", "")
+            examined = self._examiner.advance(interrupted)
+            if examined is not None:
+                self._conclude(examined)
+        elif self._regate.busy:
+            self._report.enter("training" if self._regate.learning else "evaluating", self._regate.doing)
+            self._regate.advance(interrupted)
+        elif measure:
+            self._report.enter("evaluating", "drift")
+            assert self._student.version is not None
+            self._meter.advance(
+                self._student.version, self._student.champion, self._view.state.baseline, interrupted
+            )
+        else:
+            self._report.enter("training", self._examiner.waits_for)
+            self._train(interrupted)
 
     def _rest(self, state: State, reason: str, seconds: float) -> float:
         self._report.enter(state, reason)
@@ -170,7 +225,7 @@ class LearnerLoop:
         self._read_at = time.monotonic() + self._config.pace.read_every_ms / 1000
         try:
             if self._feed.take():
-                self._drawn = 0
+                self._notebook.drawn = 0
         except (StoreError, redis.RedisError, OSError) as error:
             self._read_at = time.monotonic() + RETRY_S
             logger.debug("records can't be read: %s", error)
@@ -179,11 +234,14 @@ class LearnerLoop:
         """Do what was decided: another champion, or no for the student's proposal."""
         try:
             state = self._view.refresh()
+            if state.learner_paused:
+                return
+            self._residence.come_back()
             if state.champion is not None and state.champion != self._student.version:
                 self._follow_champion(state.champion)
             elif self._student.proposed not in (None, state.candidate, state.canary):
                 logger.info("%s was refused, the student starts anew", self._student.proposed)
-                self._student.restart()
+                self._restart()
             self._trouble = ""
         except (StoreError, JournalError, ArtifactError) as error:
             if not self._trouble:
@@ -193,97 +251,120 @@ class LearnerLoop:
 
     def _follow_champion(self, version: str) -> None:
         champion = self._view.fetch(version)
-        restored, self._restored = self._restored, None
-        if restored is not None:
-            self._go_on(version, champion, restored)
+        since_ms = self._view.champion_since_ms
+        self._notebook.go_on(
+            version, champion, since_ms, self._student, self._feed, self._examiner, self._rate
+        )
         if self._student.version != version:
             own = self._student.follow(version, champion)
-            self._examiner.gate.reset(self._view.champion_since_ms)
-            self._drawn = self._drawn if own else 0
+            self._examiner.gate.reset(since_ms)
             logger.info("%s is champion, the student %s", version, "goes on" if own else "starts from it")
+            if not own:
+                self._notebook.drawn = 0
+                self._notebook.lineage.start(self._view.tenants(version))
+                self._rate.restart()
         self._examiner.forget_champion()
-        self._unsaved = True
+        self._notebook.note()
 
-    def _go_on(self, version: str, champion: Drafter, restored: Checkpoint) -> None:
-        """Take over the checkpoint's student if its champion, or its own proposal, is champion now."""
-        progress = restored.progress
-        for totals, name in ((self._total, "total"), (self._feed.seen, "seen")):
-            totals.update({key: int(progress[name].get(key, 0)) for key in totals})
-        if version not in (progress["version"], progress["proposed"]):
-            return
-        own = version == progress["proposed"]
-        try:
-            self._student.restore(version, champion, None if own else progress["proposed"], restored.trainer)
-        except ArtifactError as error:
-            logger.error("the student starts anew: %s", error)
-            return
-        if own:
-            self._examiner.gate.reset(self._view.champion_since_ms)
-        else:
-            self._examiner.gate.books = GateBooks(**progress["gate"])
-        self._drawn = int(progress["drawn"])
-        logger.info("the student goes on after %d slices", self._total["slices"])
-
-    def _train(self) -> None:
-        rng = random.Random(f"{self._config.seed}:{self._total['slices']}")
+    def _train(self, interrupted: Interrupted) -> None:
+        notebook, total = self._notebook, self._notebook.total
+        rng = random.Random(f"{self._config.seed}:{total['slices']}")
+        self._student.rate = self._rate.factor
         with self._pacer as count:
-            metrics = self._student.slice(self._feed.reservoirs.sample(count, rng))
-        self._drawn += count
-        self._total["slices"] += 1
-        self._total["draws"] += count
-        self._total["tokens"] += metrics.tokens
+            records = self._feed.reservoirs.sample(count, rng)
+            try:
+                metrics = self._student.slice(records, interrupted)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                if not self._pacer.shrink():
+                    raise
+                self._pacer.void()
+                logger.warning("no memory for %d records: %d at most from now on", count, self._pacer.batch)
+                return
+            if metrics.interrupted:
+                self._pacer.void()
+        if metrics.interrupted:
+            total["interrupted"] += 1
+            return
+        notebook.lineage.note(records)
+        notebook.drawn += count
+        total["slices"] += 1
+        total["draws"] += count
+        total["tokens"] += metrics.tokens
+        notebook.note()
         self._examiner.note_slice()
-        self._unsaved = True
+        self._rate.note(metrics.loss)
         self._report.note_slice(metrics)
 
     def _conclude(self, examined: Examined) -> None:
         """Propose what passed; enter a refusal now and then; start anew where the student lost its way."""
         verdict, parent = examined.verdict, self._student.version
         assert parent is not None
-        self._unsaved = True
+        self._notebook.note()
         self._report.note_look(verdict)
-        logger.info("look %d: %s", verdict.look, verdict.numbers.reason)
-        reason, numbers = verdict.numbers.reason, verdict.as_numbers()
-        if verdict.numbers.passed:
+        logger.info("look %d: %s", verdict.look, verdict.reason)
+        reason, numbers = verdict.reason, verdict.as_numbers()
+        if verdict.passed:
             self._report.enter("proposing", reason)
             self._report.publish(self.status)
-            provenance = Provenance(parent, self._feed.seen["training"], dict(self._total), git_revision())
+            provenance = Provenance(
+                parent,
+                self._feed.seen["training"],
+                dict(self._notebook.total),
+                git_revision(),
+                tenants=self._notebook.lineage.marks(),
+            )
             version = self._view.propose(examined.candidate, parent, provenance, reason, numbers)
             if version is not None:
                 self._student.proposed = version
-                self._total["proposed"] += 1
+                self._notebook.total["proposed"] += 1
                 self._save()
             return
         if self._examiner.gate.refusal_due(time.time_ns() // 1_000_000):
             self._view.refuse(examined.candidate, parent, reason, numbers)
-            self._total["refused"] += 1
+            self._notebook.total["refused"] += 1
         if verdict.worse:
             logger.info("the candidate is worse than %s, the student starts anew", parent)
-            self._student.restart()
+            self._restart()
 
-    def _save_when_due(self, now: float, patience: int = 1) -> None:
-        due_s = patience * self._config.pace.checkpoint_every_s
-        if (self._unsaved or self._feed.unsettled) and now - self._saved_at >= due_s:
+    def _leave(self) -> None:
+        """Write what was learnt; then hold nothing on a GPU."""
+        if self._notebook.unsaved:
             self._save()
+        elif self._residence.on_gpu and not self._notebook.busy:
+            self._examiner.forget_champion()
+            self._regate.drop()
+            self._meter.drop()
+            self._student.leave()
+            self._notebook.reopen()
+            self._residence.leave()
 
-    def _save(self) -> None:
-        """Write a checkpoint, then acknowledge the records in it. Needs a student."""
-        self._saved_at = time.monotonic()
-        if self._student.version is None:
+    def _restart(self) -> None:
+        self._student.restart()
+        self._rate.forget_losses()
+
+    def _listen(self) -> None:
+        """Hurry and learn faster while traffic drifts."""
+        for segment in self._alarms.new():
+            logger.info("%s drifts: the student learns faster", segment)
+            self._rate.alarm()
+
+    def _forget(self) -> None:
+        """Leave nothing of erased tenants in what is examined, trained on and stored."""
+        honoured = self._feed.erased
+        if not self._forgetting.due(honoured):
             return
-        progress = {
-            "version": self._student.version,
-            "proposed": self._student.proposed,
-            "gate": asdict(self._examiner.gate.books),
-            "drawn": self._drawn,
-            "total": self._total,
-            "seen": self._feed.seen,
-        }
-        reader, reservoirs = self._feed.to_bytes()
-        number = self._checkpoints.save(Checkpoint(progress, self._student.to_bytes(), reservoirs, reader))
-        self._unsaved = False
-        self._report.note_checkpoint(number)
+        self._examiner.forget_champion()
+        self._regate.drop()
+        self._meter.drop()
         try:
-            self._feed.settle()
+            self._notebook.collect(self._feed, wait=True)
+            self._save()
+            self._notebook.collect(self._feed, wait=True)
+            if not self._notebook.unsaved:
+                self._forgetting.settle(honoured)
         except StoreError as error:
-            logger.warning("records stay pending until the next checkpoint: %s", error)
+            logger.warning("an erasure will be settled later: %s", error)
+
+    def _save(self, patience: int | None = None) -> None:
+        self._notebook.save(self._student, self._feed, self._examiner, self._rate, patience)

@@ -23,14 +23,28 @@ class Pacer:
         self._started = 0.0
         self._per_record_ms = 0.0
         self._warm = False
+        self._void = False
 
     def __enter__(self) -> int:
         """Begin a slice; the number of records to take."""
         self._started = self._clock()
+        self._void = False
         return self.batch
 
     def __exit__(self, *_: object) -> None:
-        self.note(self.batch, (self._clock() - self._started) * 1000)
+        self.last_ms = (self._clock() - self._started) * 1000
+        if not self._void:
+            self.note(self.batch, self.last_ms)
+
+    def void(self) -> None:
+        """The slice under way ended early: its time says nothing."""
+        self._void = True
+
+    def shrink(self) -> bool:
+        """There was no memory for that many records: never again; False when it was only one."""
+        self._max_batch = max(1, self.batch // 2)
+        fits, self.batch = self.batch > 1, self._max_batch
+        return fits
 
     def note(self, records: int, milliseconds: float) -> None:
         """Learn from one slice. The first one also pays for warming up and only counts if it was quick."""

@@ -13,6 +13,7 @@ import redis
 
 from online_draft.errors import StoreError
 from online_draft.learner.gate import Verdict
+from online_draft.learner.timekeeping import StateTimes
 from online_draft.registry.revision import code_version
 from online_draft.store import RedisKeys
 from online_draft.store.packing import pack
@@ -39,17 +40,18 @@ class Report:
         self._published: State | None = None
         self._healthy = True
         self.state: State = "waiting"
+        self._times = StateTimes(self.state)
         self._reason = "starting"
         self._since_ms = _now_ms()
         self._loss: float | None = None
         self._grad_norm: float | None = None
         self._last_look: dict[str, Any] | None = None
-        self._checkpoint: int | None = None
 
     def enter(self, state: State, reason: str) -> None:
         """The state from now on."""
         if state != self.state:
             self._since_ms = _now_ms()
+        self._times.enter(state)
         self.state, self._reason = state, reason
 
     def note_slice(self, metrics: SliceMetrics) -> None:
@@ -60,15 +62,11 @@ class Report:
 
     def note_look(self, verdict: Verdict) -> None:
         """What the gate saw last."""
-        numbers = {**verdict.as_numbers(), "passed": verdict.numbers.passed, "reason": verdict.numbers.reason}
+        numbers = {**verdict.as_numbers(), "passed": verdict.passed, "reason": verdict.reason}
         self._last_look = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in numbers.items()
         }
-
-    def note_checkpoint(self, number: int) -> None:
-        """The number of the newest checkpoint."""
-        self._checkpoint = number
 
     def status(self) -> dict[str, Any]:
         """Plain data."""
@@ -76,10 +74,10 @@ class Report:
             "state": self.state,
             "reason": self._reason,
             "state_since_ms": self._since_ms,
+            "state_ms": self._times.as_dict(),
             "loss": self._loss,
             "grad_norm": self._grad_norm,
             "last_look": self._last_look,
-            "checkpoint": self._checkpoint,
             "pid": os.getpid(),
             "code_version": code_version(),
         }

@@ -27,10 +27,10 @@ def build_optimizer(named: Mapping[str, nn.Parameter], config: TrainerConfig) ->
     )
 
 
-def set_rate(optimizer: torch.optim.Optimizer, config: TrainerConfig, step: int) -> None:
-    """The learning rate of the update with this number, counted from 1."""
+def set_rate(optimizer: torch.optim.Optimizer, config: TrainerConfig, step: int, factor: float = 1.0) -> None:
+    """The learning rate of the update with this number, counted from 1, times `factor`."""
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * schedule(config, step) * group["scale"]
+        group["lr"] = config.learning_rate * schedule(config, step) * group["scale"] * factor
 
 
 def schedule(config: TrainerConfig, step: int) -> float:

@@ -87,6 +87,23 @@ def extract_packed(
     return Packed(packed, records, first_BT, temperatures.to(device), row_D, offset_D)
 
 
+def fitted_rows(records: Sequence[Record], max_tokens: int) -> list[list[Record]]:
+    """Records in as few rows as the longest of them is wide, longest first (first fit)."""
+    rows: list[list[Record]] = []
+    left: list[int] = []
+    lengths = [min(max_tokens, len(record.prompt_ids) + len(record.output_ids)) for record in records]
+    width = max(lengths, default=0)
+    for index in sorted(range(len(records)), key=lambda i: -lengths[i]):
+        row = next((i for i, room in enumerate(left) if room >= lengths[index]), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            left.append(width)
+        rows[row].append(records[index])
+        left[row] -= lengths[index]
+    return rows
+
+
 def pack_anchors(anchors: Anchors, packed: Packed) -> Anchors:
     """Anchors of single records (`sample_anchors` on `packed.records`) as anchors of the packed rows.
 

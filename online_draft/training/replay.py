@@ -6,7 +6,7 @@ Shapes: S records still walking, B records, T positions, N nodes, K heads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,12 +25,16 @@ class ReplayResult:
     """Integers of one record, as the engine would have counted them in `core.SpeculationCounts`.
 
     The first output token is a step of its own (the prefill's), so `committed` is the length of the output.
+    `first_tried` and `first_hits`, if asked for: nodes of the walk by depth that had children, and those
+    whose likeliest child was right.
     """
 
     steps: int
     committed: int
     tried: list[int]
     accepted: list[int]
+    first_tried: list[int] = field(default_factory=list)
+    first_hits: list[int] = field(default_factory=list)
 
 
 def mean_accepted_length(results: Sequence[ReplayResult]) -> float:
@@ -63,9 +67,15 @@ def replayed_tau(
 
 @torch.inference_mode()
 def replay_features(
-    drafter: Drafter, features: Features, nodes: int, width: int = 8, noise_ranked: bool = True
+    drafter: Drafter,
+    features: Features,
+    nodes: int,
+    width: int = 8,
+    noise_ranked: bool = True,
+    first_choices: bool = False,
 ) -> list[ReplayResult]:
-    """`replayed_tau` on features at hand: all records walk in lockstep, one tree each per round."""
+    """`replayed_tau` on features at hand: all records walk in lockstep, one tree each per round. Counts the
+    likeliest children, too, if `first_choices` are asked for."""
     heads = drafter.num_heads
     noise = _Noise(features, heads) if noise_ranked else None
     context_BTCF = drafter.context(features.rows_BTX, features.next_tokens_BT)
@@ -76,6 +86,9 @@ def replay_features(
         ReplayResult(int(root < end), int(root < end), [0] * heads, [0] * heads)
         for root, end in zip(roots, ends, strict=True)
     ]
+    if first_choices:
+        for result in results:
+            result.first_tried, result.first_hits = [0] * heads, [0] * heads
     depth_K = torch.arange(1, heads + 1, device=tokens_BT.device)
     while True:
         walking = [row for row, root in enumerate(roots) if root < ends[row] - 1]
@@ -88,6 +101,13 @@ def replay_features(
         trees = build_trees(draft, tokens_BT[row_S, root_S], nodes, width, ranking)
         following_SK = tokens_BT[row_S.unsqueeze(1), root_S.unsqueeze(1) + depth_K]
         matches = _matched_depth(trees, following_SK).tolist()
+        if first_choices:
+            left_S = torch.tensor([ends[row] - 1 - roots[row] for row in walking], device=tokens_BT.device)
+            tried_SK, hit_SK = _first_choices(trees, following_SK)
+            tried_SK &= depth_K <= left_S.unsqueeze(1)
+            for row, tried, hit in zip(walking, tried_SK.tolist(), (hit_SK & tried_SK).tolist(), strict=True):
+                _add(results[row].first_tried, tried)
+                _add(results[row].first_hits, hit)
         drafted = (trees.depth_SN * trees.valid_SN).amax(1).tolist()
         for row, matched, depth in zip(walking, matches, drafted, strict=True):
             left = ends[row] - 1 - roots[row]
@@ -127,6 +147,29 @@ def _matched_depth(trees: DraftTrees, following_SK: Tensor) -> Tensor:
         depth_S = depth_S + alive_S
         node_S1 = hit_SN.to(torch.uint8).argmax(1, keepdim=True)
     return depth_S
+
+
+def _first_choices(trees: DraftTrees, following_SK: Tensor) -> tuple[Tensor, Tensor]:
+    """Bool [S, K]: does the walk reach a node with children there, and is its likeliest child the next token?
+    Siblings are in order of their probability."""
+    node_S1 = torch.full_like(following_SK[:, :1], -1)
+    alive_S = torch.ones_like(following_SK[:, 0], dtype=torch.bool)
+    tried, hits = [], []
+    for depth in range(following_SK.shape[1]):
+        next_S1 = following_SK[:, depth : depth + 1]
+        child_SN = (trees.parent_SN == node_S1) & trees.valid_SN
+        first_S1 = child_SN.to(torch.uint8).argmax(1, keepdim=True)
+        tried.append(alive_S & child_SN.any(1))
+        hits.append(tried[-1] & (trees.token_SN.gather(1, first_S1) == next_S1).squeeze(1))
+        hit_SN = child_SN & (trees.token_SN == next_S1)
+        alive_S = alive_S & hit_SN.any(1)
+        node_S1 = hit_SN.to(torch.uint8).argmax(1, keepdim=True)
+    return torch.stack(tried, 1), torch.stack(hits, 1)
+
+
+def _add(counts: list[int], seen: list[bool]) -> None:
+    for depth, value in enumerate(seen):
+        counts[depth] += value
 
 
 def _record(result: ReplayResult, committed: int, accepted: int, drafted: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from online_draft.models.target import Target
 from online_draft.models.trimming import token_places
 from online_draft.training.anchors import Anchors, sample_anchors
 from online_draft.training.features import Features, Record, extract
+from online_draft.training.leash import Leash
 from online_draft.training.losses import depth_weights, row_losses
 from online_draft.training.optimizer import build_optimizer, set_rate
+from online_draft.training.outliers import inliers
 from online_draft.training.packing import Packed, extract_packed, pack_anchors
 from online_draft.training.trainer_config import TrainerConfig
 from online_draft.training.trainer_state import read_state, write_state
@@ -43,6 +45,8 @@ class SliceMetrics:
     grad_norm: float
     seconds: float
     updated: bool
+    interrupted: bool = False
+    """It was given up before it changed anything."""
 
 
 class Trainer:
@@ -80,6 +84,11 @@ class Trainer:
         self._weights_K = depth_weights(drafter.num_heads, self.config.depth_decay, target.device)
         self._ema = {name: p.detach().clone() for name, p in self._named.items()} if self.config.ema else {}
         self._place_V = token_places(drafter)
+        self.leash = Leash(self._named, self.config.leash) if self.config.leash else None
+        self.rate = 1.0
+        """Multiplies the learning rate."""
+        self.trimmed = 0
+        """Anchors left out because of their losses."""
         self._mass = 0.0
         """Sum of the weights behind the gradients collected so far; nan if they must not be used."""
 
@@ -87,18 +96,24 @@ class Trainer:
         """Let the learning rate reach its floor at this step."""
         self.config = replace(self.config, decay_steps=steps)
 
-    def slice(self, records: Sequence[Record]) -> SliceMetrics:
+    def slice(
+        self, records: Sequence[Record], interrupted: Callable[[], bool] = lambda: False
+    ) -> SliceMetrics:
         """One forward and backward on these records, and an update when it is time for one. Bad values leave
-        all weights as they were."""
+        all weights as they were. Given up when `interrupted()`, asked after prefill and forward, says so."""
         started = time.perf_counter()
         records = [record for record in records if len(record.output_ids) > 1]
         if not records:
             return SliceMetrics(math.nan, 0, math.nan, time.perf_counter() - started, updated=False)
         features = extract(self.target, records, self.config.max_tokens, self.drafter.feature_layers)
+        if interrupted():
+            return _given_up(started)
         anchors = sample_anchors(features, self.config.anchors, self.drafter.num_heads, self._generator)
-        return self._learn(started, features, anchors)
+        return self._learn(started, features, anchors, interrupted=interrupted)
 
-    def slice_packed(self, rows: Sequence[Sequence[Record]]) -> SliceMetrics:
+    def slice_packed(
+        self, rows: Sequence[Sequence[Record]], interrupted: Callable[[], bool] = lambda: False
+    ) -> SliceMetrics:
         """As `slice` on all these records, those of a row packed into one row of the batch: equal, but with
         less padding."""
         started = time.perf_counter()
@@ -107,9 +122,22 @@ class Trainer:
         if not kept:
             return SliceMetrics(math.nan, 0, math.nan, time.perf_counter() - started, updated=False)
         packed = extract_packed(self.target, kept, self.config.max_tokens, self.drafter.feature_layers)
+        if interrupted():
+            return _given_up(started)
         heads = self.drafter.num_heads
         anchors = sample_anchors(packed.records, self.config.anchors, heads, self._generator)
-        return self._learn(started, packed.rows, pack_anchors(anchors, packed), packed)
+        return self._learn(started, packed.rows, pack_anchors(anchors, packed), packed, interrupted)
+
+    @torch.no_grad()
+    def rewind(self) -> bool:
+        """Go back to the average of the weights, with a fresh optimiser; False when that isn't finite either,
+        or isn't kept: nothing has changed then."""
+        if not self._ema or not all(bool(average.isfinite().all()) for average in self._ema.values()):
+            return False
+        self._set(self._ema)
+        self._optimizer = build_optimizer(self._named, self.config)
+        self._optimizer.zero_grad(set_to_none=True)
+        return True
 
     @torch.no_grad()
     def candidate(self) -> Drafter:
@@ -123,8 +151,12 @@ class Trainer:
         return copy.requires_grad_(False).eval()
 
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
-        """Weights, optimiser, random state and counts in one safetensors file, replaced at once, with `extra`
-        (plain JSON) for `load` to give back."""
+        """Write `state` to one safetensors file, replaced at once, for `load`."""
+        write_state(Path(path), *self.state(extra))
+
+    def state(self, extra: dict[str, Any] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Trained weights, optimiser and random state, which later slices change, and a head of plain JSON:
+        counts, and `extra` for `load` to give back."""
         tensors = {f"weight.{name}": tensor.detach() for name, tensor in self._named.items()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.items()}
         for name, parameter in self._named.items():
@@ -143,7 +175,7 @@ class Trainer:
             "config": asdict(self.config),
             "extra": extra or {},
         }
-        write_state(Path(path), tensors, head)
+        return tensors, head
 
     def load(self, path: str | Path) -> dict[str, Any]:
         """Go on where `save` left off; gives its `extra`. ArtifactError when the file doesn't fit."""
@@ -154,7 +186,7 @@ class Trainer:
                     parameter.copy_(tensors[f"weight.{name}"])
                     if self._ema:
                         self._ema[name].copy_(tensors.get(f"ema.{name}", tensors[f"weight.{name}"]))
-                    if head["steps"]:
+                    if f"step.{name}" in tensors:
                         self._optimizer.state[parameter] = {
                             key: tensors[f"{key}.{name}"].to(parameter.device)
                             for key in ("step", "exp_avg", "exp_avg_sq")
@@ -179,13 +211,20 @@ class Trainer:
         return self.slices % self.config.accumulate != 0
 
     def _learn(
-        self, started: float, features: Features, anchors: Anchors, packed: Packed | None = None
+        self,
+        started: float,
+        features: Features,
+        anchors: Anchors,
+        packed: Packed | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> SliceMetrics:
         tokens = int((anchors.weights_BAK[..., 0] > 0).sum())
         if not self._part_done:
             self._optimizer.zero_grad(set_to_none=True)
             self._mass = 0.0
         total, mass = self._sums(features, anchors, packed)
+        if interrupted():
+            return _given_up(started)
         loss, norm = float(total.detach() / mass.clamp(min=1.0)), math.nan
         if math.isfinite(loss) and tokens > 0:
             total.backward()  # type: ignore[no-untyped-call]
@@ -232,6 +271,10 @@ class Trainer:
             real_BAK = real_BAK & (labels_BAK >= 0)
             labels_BAK = labels_BAK.clamp(min=0)
         losses_BAK = row_losses(logits_BAKV, teacher_BAKV, labels_BAK, self.config.loss)
+        if self.config.trim:
+            kept_BA = inliers(losses_BAK, real_BAK * anchors.weights_BAK * self._weights_K, self.config.trim)
+            self.trimmed += int((~kept_BA).sum())
+            real_BAK = real_BAK & kept_BA.unsqueeze(-1)
         weighted = torch.where(real_BAK, losses_BAK * anchors.weights_BAK * self._weights_K, 0.0)
         return weighted.sum(), (anchors.total_BK.sum(0) * self._weights_K.double()).sum()
 
@@ -274,9 +317,15 @@ class Trainer:
 
     def _update(self) -> None:
         self.steps += 1
-        set_rate(self._optimizer, self.config, self.steps)
+        set_rate(self._optimizer, self.config, self.steps, self.rate)
         self._optimizer.step()
+        if self.leash is not None:
+            self.leash.hold(self._named)
         # Early averages forget the untrained weights faster.
         keep = min(self.config.ema, self.steps / (self.steps + 10))
         for name, average in self._ema.items():
             average.lerp_(self._named[name].detach(), 1 - keep)
+
+
+def _given_up(started: float) -> SliceMetrics:
+    return SliceMetrics(math.nan, 0, math.nan, time.perf_counter() - started, updated=False, interrupted=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from online_draft.errors import ArtifactError
@@ -22,6 +22,11 @@ def write_state(path: Path, tensors: dict[str, Tensor], head: dict[str, Any]) ->
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def state_bytes(tensors: dict[str, Tensor], head: dict[str, Any]) -> bytes:
+    """What `write_state` would write."""
+    return save({k: v.contiguous() for k, v in tensors.items()}, {"trainer": json.dumps(head)})
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from online_draft.buffer.reservoirs import ReservoirConfig
+from online_draft.buffer.reservoir_config import ReservoirConfig
 from online_draft.buffer.writer import RecordWriter
 from online_draft.control.config import ControlConfig, ControlPlace
 from online_draft.control.loop import ControlLoop
@@ -94,7 +94,7 @@ class Service:
 
     def control(self) -> ControlLoop:
         place = ControlPlace(self.traffic.loaded.fingerprint, self.place.store, self.redis.url)
-        return ControlLoop(place, ControlConfig())
+        return ControlLoop(place, ControlConfig(canary_share=0, watch_share=0))
 
     def run(self, loop: LearnerLoop, until: Callable[[], object], seconds: float = 60) -> None:
         """Tick while the one replica says that it is idle, until the condition holds."""

@@ -58,12 +58,14 @@ def test_a_killed_learner_goes_on_from_its_checkpoint(service: Any, learner_conf
     service.serve(50, seed=1)
 
     loop = service.learner(config)
-    service.run(loop, lambda: loop.status()["feed"]["training"] + loop.status()["feed"]["held_out"] == 150)
+    places = ("training", "held_out", "repetition")
+    service.run(loop, lambda: sum(loop.status()["feed"][place] for place in places) == 150)
     status = loop.status()
     assert status["slices"] >= before and status["steps"] >= before
     assert status["feed"]["duplicate"] == 0, "a record in the checkpoint is not learnt from twice"
     sizes = status["feed"]["segments"]["a"]
-    assert sizes["recent"] + sizes["held_out"] == 150, "none is lost either"
+    kept = sizes["recent"] + sizes["held_out"]
+    assert kept + status["feed"]["repetition"] == 150, "none is lost either"
 
 
 def test_records_without_a_checkpoint_come_again(service: Any, learner_config: LearnerConfig) -> None:

@@ -83,7 +83,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
                 "gate": {"every_slices": 20, "min_records": 10, "refuse_every_s": 5},
                 "reservoirs": {"held_out_fraction": 0.3},
             },
-            "control": {"ping_every_s": 1.0},
+            "control": {"ping_every_s": 1.0, "canary_max_s": 2.0, "watch_min_s": 1.0, "watch_s": 5.0},
         }
     )
     with ChildSystem(settings) as run:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
 from online_draft.models.artifact import load_drafter
 from online_draft.registry.wakeups import wait_for_wakeup
+from online_draft.serve.lineup import install_lineup
 from online_draft.serve.weights import WeightWatcher
 
 
@@ -21,7 +24,11 @@ def watcher(service: Any, engine: Engine) -> WeightWatcher[Any]:
         return load_drafter(directory, loaded.target, loaded.fingerprint)
 
     return WeightWatcher(
-        service.journal, service.registry, service.directory / "replica", load, engine.set_drafter
+        service.journal,
+        service.registry,
+        service.directory / "replica",
+        load,
+        partial(install_lineup, engine),
     )
 
 
@@ -83,9 +90,19 @@ def test_records_become_a_faster_drafter_that_changes_no_output(service: Any) ->
 
 def test_the_loop_goes_round_more_than_once(service: Any) -> None:
     loop, control = service.learner(), service.control()
+    seeds = itertools.count()
+
+    def promoted(more_than: int, looks: list[int]) -> bool:
+        control.tick()
+        if loop.status()["looks"] > looks[-1]:
+            # It was refused: the next look needs new records.
+            looks.append(loop.status()["looks"])
+            service.serve(60, seed=next(seeds))
+        return bool(service.state.promoted > more_than)
+
     for turn in range(2):
-        service.serve(150, seed=turn)
-        service.run(loop, lambda turn=turn: control.tick() or service.state.promoted > turn, seconds=60)
+        service.serve(150, seed=next(seeds))
+        service.run(loop, partial(promoted, turn, [loop.status()["looks"]]), seconds=120)
     champion = service.state.champion
     assert service.registry.manifest(champion).provenance.parent == service.state.previous
     assert service.state.proposed == service.state.promoted >= 2

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from online_draft.buffer.reservoirs import ReservoirConfig, Reservoirs
+from online_draft.buffer.reservoir_config import ReservoirConfig
+from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.core import Interaction
 from online_draft.learner.config import GateConfig
 from online_draft.learner.gate import Evaluation, Gate

@@ -21,6 +21,9 @@ class FakeRedis:
     def expire(self, _key: str, _seconds: int) -> None:
         return
 
+    def publish(self, _channel: str, _message: str) -> None:
+        return
+
     def hgetall(self, _key: str) -> dict[bytes, bytes]:
         if self.down:
             raise redis.ConnectionError("gone")
@@ -50,7 +53,7 @@ def client() -> FakeRedis:
 @pytest.fixture
 def idleness(clock: Clock, client: FakeRedis) -> Idleness:
     fake: Any = client
-    return Idleness(fake, RedisKeys(), 300, clock.ms, clock.seconds)
+    return Idleness(fake, RedisKeys(), 300, now_ms=clock.ms, clock=clock.seconds)
 
 
 def say(client: FakeRedis, clock: Clock, running: int = 0, replica: str = "r1") -> None:
@@ -100,3 +103,26 @@ def test_redis_away_is_unknown(idleness: Idleness, client: FakeRedis, clock: Clo
     client.down = True
     assert not idleness.idle()
     assert idleness.reason.startswith("load unknown: read load:")
+
+
+def test_a_request_too_short_to_be_seen_was_heard(client: FakeRedis, clock: Clock) -> None:
+    fake: Any = client
+    rings = [False]
+    idleness = Idleness(fake, RedisKeys(), 300, lambda: rings[0], clock.ms, clock.seconds)
+    clock.now += 1
+    say(client, clock)
+    assert idleness.idle()
+    rings[0] = True
+    assert not idleness.idle() and idleness.reason == "serving"
+    rings[0] = False
+    clock.now += 0.2
+    assert not idleness.idle() and idleness.reason == "just idle"
+    clock.now += 0.2
+    assert idleness.idle()
+
+
+def test_says_whether_the_load_is_known(idleness: Idleness, client: FakeRedis, clock: Clock) -> None:
+    idleness.idle()
+    assert not idleness.known
+    say(client, clock, running=1)
+    assert not idleness.idle() and idleness.known

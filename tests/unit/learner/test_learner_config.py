@@ -25,6 +25,8 @@ def test_a_place_takes_what_it_needs() -> None:
     [
         (lambda: LearnerConfig(mode="lazy"), "learner.mode"),  # type: ignore[arg-type]
         (lambda: PaceConfig(slice_ms=0), "learner.pace.slice_ms"),
+        (lambda: PaceConfig(floor_share=0.95), "learner.pace.floor_share"),
+        (lambda: LearnerConfig(gpu_memory_mb=0), "learner.gpu_memory_mb"),
         (lambda: GateConfig(alpha=1.5), "learner.gate.alpha"),
         (lambda: GateConfig(min_records=9, max_records=8), "learner.gate.max_records"),
     ],
@@ -33,3 +35,9 @@ def test_a_wrong_value_names_its_field(build: Any, field: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build()
     assert caught.value.field == field
+
+
+def test_slices_are_shorter_on_cuda_unless_set() -> None:
+    assert PaceConfig().limit_ms("cuda") <= 50
+    assert PaceConfig().limit_ms("cpu") <= 250
+    assert PaceConfig(slice_ms=7).limit_ms("cuda") == 7

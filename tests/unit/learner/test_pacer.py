@@ -43,3 +43,25 @@ def test_measures_its_own_cpu_time() -> None:
         assert count == 1
         sum(range(20_000))
     assert 0 < pacer.last_ms < 200
+
+
+def test_a_slice_that_ended_early_says_nothing() -> None:
+    pacer = Pacer(limit_ms=200, max_batch=64)
+    settle(pacer, 10)
+    before = pacer.batch
+    with pacer:
+        pacer.void()
+    assert pacer.batch == before
+    settle(pacer, 10, 1)
+    assert pacer.batch == before
+
+
+def test_too_little_memory_halves_the_batch_for_good() -> None:
+    pacer = Pacer(limit_ms=200, max_batch=64)
+    settle(pacer, 10)
+    assert pacer.shrink() and pacer.batch == 8
+    settle(pacer, 1)
+    assert pacer.batch == 8
+    for _ in range(3):
+        assert pacer.shrink()
+    assert pacer.batch == 1 and not pacer.shrink()

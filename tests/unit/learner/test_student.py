@@ -31,6 +31,39 @@ def test_learns_from_traffic(student: Student, traffic: Any) -> None:
     assert after > 1.05 * before
 
 
+def test_updates_that_stay_bad_lead_back_to_the_average_and_then_to_the_champion(
+    student: Student, traffic: Any
+) -> None:
+    records = traffic.interactions(8)
+    for _ in range(3):
+        student.slice(records)
+    average = weights_digest(student.candidate())
+    trainer = student._trainer
+    assert trainer is not None
+    with torch.no_grad():
+        trainer.drafter.get_parameter("place_KF").fill_(float("nan"))
+    for _ in range(CONFIG.max_bad_updates):
+        assert not student.slice(records).updated
+    assert student.counts()["rewinds"] == 1 and student.counts()["skipped"] == CONFIG.max_bad_updates
+    assert weights_digest(student.candidate()) == average
+    with torch.no_grad():
+        trainer.drafter.get_parameter("place_KF").fill_(float("nan"))
+    for _ in range(CONFIG.max_bad_updates):
+        student.slice(records)
+    assert student.counts()["rewinds"] == 2 and student.steps == 0
+    assert student.slice(records).updated
+
+
+def test_a_snapshot_stays_as_it_was(student: Student, traffic: Any) -> None:
+    records = traffic.interactions(8)
+    student.slice(records)
+    before, snapshot = weights_digest(student.candidate()), student.snapshot()
+    student.slice(records)
+    twin = Student(traffic.loaded.target, CONFIG)
+    twin.restore("v0", traffic.drafter(), None, snapshot())
+    assert weights_digest(twin.candidate()) == before
+
+
 def test_a_candidate_is_what_would_be_published_and_stays_as_it_is(student: Student, traffic: Any) -> None:
     records = traffic.interactions(8)
     student.slice(records)

@@ -106,7 +106,7 @@ def test_a_new_base_keeps_an_adapter_only_if_it_beats_none(
     kept, numbers = regate(merged(base, adapter), "v3", adapter, target, held_out)
     assert kept is None and not numbers.passed
     with pytest.raises(ArtifactError, match="no layer"):
-        regate(traffic.drafter(stages=1), "v4", adapter, target, held_out)
+        regate(traffic.drafter(num_heads=2), "v4", adapter, target, held_out)
 
 
 def test_what_can_not_be_trained_says_why(traffic: Any) -> None:

@@ -1,0 +1,56 @@
+"""The learner measures drift acceptance on held-out records, and hurries when control sees drift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from online_draft.learner.config import LearnerConfig, RateConfig
+from online_draft.monitor.drift_samples import read_drift_samples, read_drift_segments
+from online_draft.monitor.drift_state import DriftState, publish_drift_states
+
+
+def test_held_out_records_are_measured_once_with_champion_and_baseline(service: Any) -> None:
+    service.serve(60)
+    service.serve(30, seed=1, segment="b")
+    loop = service.learner()
+    held_out = 0
+
+    def measured() -> bool:
+        nonlocal held_out
+        held_out = loop.status()["feed"]["held_out"]
+        return bool(held_out and loop.status()["drift_samples"] == held_out)
+
+    service.run(loop, lambda: loop.status()["feed"]["training"] and measured())
+    fingerprint = service.traffic.loaded.fingerprint
+    assert sorted(read_drift_segments(service.client, service.keys, fingerprint)) == ["a", "b"]
+    samples = [
+        sample
+        for segment in "ab"
+        for _, sample in read_drift_samples(service.client, service.keys, fingerprint, segment, "")
+    ]
+    assert len(samples) == held_out == len({sample.record for sample in samples})
+    assert {sample.version for sample in samples} == {"start"}
+    for sample in samples:
+        assert sample.champion == sample.baseline, "the champion is the baseline"
+        assert sample.champion.tried[0] > 0 and sample.positions == 32
+        assert sample.entropy is not None and 0 < sample.entropy < 4.2
+    before = held_out
+    service.serve(30, seed=2)
+    service.run(loop, lambda: measured() and held_out > before)
+
+
+def test_an_alarm_raises_the_learning_rate_until_it_is_quiet(
+    service: Any, learner_config: LearnerConfig
+) -> None:
+    rate = RateConfig(boost=2.0, boost_updates=5, half_life=1000, surprise=100.0)
+    service.serve()
+    loop = service.learner(replace(learner_config, rate=rate))
+    service.run(loop, lambda: loop.status()["slices"] >= 3)
+    assert loop.status()["rate"] <= 1 and loop.status()["alarms"] == 0
+    state = DriftState("a", True, "stale", 1000, 1000, {})
+    publish_drift_states(service.client, service.keys, service.traffic.loaded.fingerprint, [state])
+    service.run(loop, lambda: loop.status()["rate"] == 2.0)
+    assert loop.status()["alarms"] == 1 and loop.status()["drifting"] == ["a"]
+    service.run(loop, lambda: loop.status()["rate"] <= 1)
+    assert loop.status()["alarms"] == 1, "one alarm is heard once"
