@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from online_draft.control.replicas import ReplicaView
-from online_draft.monitor.drift_state import DriftState
+from online_draft.monitor.drift.state import DriftState
 from online_draft.registry.ladder import LadderState
 
 AlarmCode = Literal[

@@ -19,7 +19,7 @@ from online_draft.control.replicas import ReplicaView, read_replicas
 from online_draft.control.rules import Facts, choose
 from online_draft.errors import ArtifactError, ConfigError, JournalError, StoreError
 from online_draft.monitor.arms import read_arms
-from online_draft.monitor.drift_watch import DriftWatch
+from online_draft.monitor.drift.watch import DriftWatch
 from online_draft.registry.arms import Arms
 from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.journal import Decision, DecisionJournal
@@ -151,7 +151,7 @@ class ControlLoop:
         now_ms = self._now_ms()
         try:
             self._replicas = read_replicas(self._client, self._keys, now_ms)
-            self._comparison = None if state.arms is None else self._compare(state.champion, state.arms)
+            self._comparison = None if state.arms is None else self._compare(state, state.arms)
             self._redis_trouble = ""
         except StoreError as error:
             self._replicas, self._comparison = {}, None
@@ -167,10 +167,14 @@ class ControlLoop:
             "" if state.canary is None else self._unusable(state.canary),
         )
 
-    def _compare(self, champion: str | None, arms: Arms) -> Comparison:
-        """A canary against the champion, or the watched champion against its forerunner."""
+    def _compare(self, state: LadderState, arms: Arms) -> Comparison:
+        """A canary against the champion, or the watched champion against its forerunner. Segments with an
+        adapter don't count: only the champion's sequences draft with it."""
         counts = read_arms(self._client, self._keys, arms.name)
-        first, second = counts.get(champion or "", {}), counts.get(arms.second, {})
+        first, second = (
+            {segment: found for segment, found in arm.items() if segment not in state.adapters}
+            for arm in (counts.get(state.champion or "", {}), counts.get(arms.second, {}))
+        )
         return compare(second, first) if arms.role == "canary" else compare(first, second)
 
     def _flaw(self, version: str) -> str:

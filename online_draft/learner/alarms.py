@@ -9,7 +9,7 @@ from collections.abc import Callable
 import redis
 
 from online_draft.errors import StoreError
-from online_draft.monitor.drift_state import alarmed, read_drift_states
+from online_draft.monitor.drift.state import alarmed, read_drift_states
 from online_draft.store import RedisKeys
 
 logger = logging.getLogger(__name__)

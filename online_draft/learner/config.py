@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from online_draft.buffer.reservoir_config import ReservoirConfig
 from online_draft.errors import ConfigError
-from online_draft.learner.regate_config import AdaptersConfig
+from online_draft.learner.adapters.config import AdaptersConfig
 from online_draft.store import RedisKeys
 
 LearnerMode = Literal["idle", "dedicated", "off"]

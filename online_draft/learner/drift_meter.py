@@ -16,7 +16,7 @@ from online_draft.errors import ArtifactError, StoreError
 from online_draft.learner.pacer import Pacer
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
-from online_draft.monitor.drift_samples import DriftSample, Hits, publish_drift_samples
+from online_draft.monitor.drift.samples import DriftSample, Hits, publish_drift_samples
 from online_draft.store import RedisKeys
 from online_draft.training.drift import FirstChoices, first_choices, output_entropies
 from online_draft.training.features import extract

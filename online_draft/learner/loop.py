@@ -13,6 +13,8 @@ import redis
 import torch
 
 from online_draft.errors import ArtifactError, JournalError, StoreError
+from online_draft.learner.adapters.regate import Regate
+from online_draft.learner.adapters.view import RegateView
 from online_draft.learner.alarms import DriftAlarms
 from online_draft.learner.checkpoint import CheckpointStore
 from online_draft.learner.config import LearnerConfig, LearnerPlace
@@ -26,8 +28,6 @@ from online_draft.learner.lookout import Interrupted, Lookout
 from online_draft.learner.notebook import Notebook
 from online_draft.learner.pacer import Pacer
 from online_draft.learner.rate import LearningRate
-from online_draft.learner.regate import Regate
-from online_draft.learner.regate_view import RegateView
 from online_draft.learner.report import Report, State
 from online_draft.learner.student import Student
 from online_draft.models.loading import LoadedTarget

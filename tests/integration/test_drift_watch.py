@@ -10,7 +10,7 @@ import pytest
 from online_draft.bench.drift.scenarios import SCENARIOS, samples
 from online_draft.control.config import ControlConfig, ControlPlace
 from online_draft.control.loop import ControlLoop
-from online_draft.monitor.drift_samples import (
+from online_draft.monitor.drift.samples import (
     MAX_SEGMENTS,
     DriftSample,
     Hits,
@@ -18,8 +18,8 @@ from online_draft.monitor.drift_samples import (
     read_drift_samples,
     read_drift_segments,
 )
-from online_draft.monitor.drift_state import alarmed, read_drift_states
-from online_draft.monitor.drift_watch import DriftWatch
+from online_draft.monitor.drift.state import alarmed, read_drift_states
+from online_draft.monitor.drift.watch import DriftWatch
 from online_draft.redis_server import PrivateRedis
 from online_draft.store import RedisKeys, connect_redis
 

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from online_draft.core import SpeculationCounts
-from online_draft.monitor.resolutions import RESOLUTIONS
-from online_draft.monitor.traffic_counts import LIVE, Cell, TrafficCounts
-from online_draft.monitor.traffic_rows import pack_rows, to_row
+from online_draft.monitor.rollups.resolutions import RESOLUTIONS
+from online_draft.monitor.rollups.traffic_counts import LIVE, Cell, TrafficCounts
+from online_draft.monitor.rollups.traffic_rows import pack_rows, to_row
 from online_draft.redis_server import PrivateRedis
 from online_draft.store import RedisKeys, connect_redis
 from online_draft.store.packing import pack

@@ -7,11 +7,11 @@ import time
 import pytest
 import redis
 
-from online_draft.monitor.resolutions import RESOLUTIONS
-from online_draft.monitor.rollup_board import RollupBoard
-from online_draft.monitor.rollup_publisher import RollupPublisher
-from online_draft.monitor.rollup_reader import read_rollup
-from online_draft.monitor.traffic_counts import TrafficCounts
+from online_draft.monitor.rollups.board import RollupBoard
+from online_draft.monitor.rollups.publisher import RollupPublisher
+from online_draft.monitor.rollups.reader import read_rollup
+from online_draft.monitor.rollups.resolutions import RESOLUTIONS
+from online_draft.monitor.rollups.traffic_counts import TrafficCounts
 from online_draft.redis_server import PrivateRedis
 from online_draft.store import RedisKeys, connect_redis
 

@@ -45,9 +45,9 @@ def test_the_command_names_are_frozen() -> None:
         "config": ["check", "show"],
         "keys": ["create", "list", "revoke"],
         "drafter": ["list", "pin", "promote", "prune", "push", "reject", "rollback", "show", "unpin"],
-        "adapter": ["show", "train"],
+        "adapter": ["drop", "list", "load", "prune", "push", "show", "train"],
         "learner": ["pause", "resume", "status"],
-        "buffer": ["stats"],
+        "buffer": ["erase", "stats"],
         "bench": ["ablate", "adapters", "decode", "load", "step"],
     }
 
@@ -150,7 +150,7 @@ def test_drafters_are_pushed_and_promoted_offline(
     capsys.readouterr()
     assert run(monkeypatch, "drafter", "list", "--offline") == 0
     listed = capsys.readouterr().out.splitlines()
-    assert "champion, baseline" in listed[0] and "champion" not in listed[1]
+    assert "100%  champion, baseline" in listed[0] and "champion" not in listed[1] and "%" not in listed[1]
     assert run(monkeypatch, "drafter", "show", "one", "--offline") == 0
     decisions = json.loads(capsys.readouterr().out)["decisions"]
     assert [(d["kind"], d["reason"]) for d in decisions] == [("promote", "by hand"), ("roll_back", "worse")]

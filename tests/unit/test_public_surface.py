@@ -17,8 +17,9 @@ COMMANDS = {
     *("drafter list", "drafter show", "drafter push", "drafter promote", "drafter reject"),
     *("drafter rollback", "drafter pin", "drafter unpin", "drafter prune"),
     *("learner status", "learner pause", "learner resume"),
-    *("adapter train", "adapter show"),
-    "buffer stats",
+    *("adapter train", "adapter show", "adapter list", "adapter push", "adapter load", "adapter drop"),
+    "adapter prune",
+    *("buffer stats", "buffer erase"),
     "bench adapters",
     *("bench ablate", "bench decode", "bench load", "bench step"),
 }
@@ -31,10 +32,14 @@ OPTIONS = {
         *("--tenant", "--priority", "--learn", "--admin", "--requests-per-minute", "--tokens-per-minute"),
         *("--max-streams", "--file", "--state-dir"),
     },
+    "buffer stats": {"--json", "--state-dir", "--url", "--admin-key"},
+    "buffer erase": {"--tenant", "--json", "--state-dir", "--url", "--admin-key", "--offline"},
     "distill": {"--target", "--prompts", "--out"},
     "adapter train": {
         *("--segment", "--prompts", "--out", "--target", "--rank", "--steps", "--minutes", "--json"),
     },
+    "adapter load": {"--reason", "--offline"},
+    "adapter drop": {"--reason", "--offline"},
     "drafter promote": {"--offline"},
     "drafter rollback": {"--offline"},
     "bench ablate": {

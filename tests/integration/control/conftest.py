@@ -16,7 +16,7 @@ from online_draft.control.config import ControlConfig, ControlPlace
 from online_draft.control.loop import ControlLoop
 from online_draft.core import SpeculationCounts
 from online_draft.monitor.arms import ArmsBoard
-from online_draft.monitor.drift_samples import DriftSample, Hits, publish_drift_samples
+from online_draft.monitor.drift.samples import DriftSample, Hits, publish_drift_samples
 from online_draft.monitor.load import Load, publish_load
 from online_draft.redis_server import PrivateRedis
 from online_draft.registry.artifacts import DrafterRegistry

@@ -30,7 +30,7 @@ def test_a_good_version_climbs_through_canary_and_watch(house: Any) -> None:
     assert (house.state.champion, house.state.previous) == (version, "baseline") and house.state.watched
     house.serve(champion=2.4, second=2.0)
     assert ticks(control) == []
-    house.later(601)
+    house.later(660)
     assert ticks(control) == ["settle"] and house.last.numbers["live"]["requests"] == [360, 40]
     assert house.state.arms is None and house.state.previous == "baseline"
     assert house.kinds == ["propose", "canary", "promote", "settle"]
@@ -51,7 +51,7 @@ def test_a_version_that_passed_and_disappoints_live_is_rolled_back_and_the_journ
 ) -> None:
     control, version = house.control(), house.propose()
     control.tick()
-    house.later(61)
+    house.later(90)
     assert ticks(control) == ["promote"] and "too little traffic" in house.last.reason
     house.serve(champion=1.4, second=2.8)
     assert ticks(control) == ["roll_back"]
@@ -82,7 +82,7 @@ def test_a_domain_shift_during_the_watch_is_drift_and_no_reason_to_roll_back(hou
     assert live["requests"] == [1080, 120] and live["segments"] == 2 and live["gain"] > 0
     (alarm,) = control.alarms()
     assert (alarm.code, alarm.about) == ("drift", "poems") and "the traffic got harder" in alarm.message
-    house.later(601)
+    house.later(660)
     assert ticks(control) == ["settle"]
 
 
@@ -90,7 +90,7 @@ def test_the_smaller_arm_s_easier_traffic_is_not_taken_for_a_better_drafter(hous
     control = house.control()
     house.propose()
     control.tick()
-    house.later(61)
+    house.later(90)
     control.tick()
     house.serve(champion=2.0, second=2.0, segment="hard")
     board, previous = house.boards[0], house.state.previous
@@ -101,6 +101,17 @@ def test_the_smaller_arm_s_easier_traffic_is_not_taken_for_a_better_drafter(hous
     assert ticks(control) == [] and control.status()["arms"]["live"]["requests"] == [360, 40]
 
 
+def test_a_segment_with_an_adapter_does_not_speak_against_a_canary(house: Any) -> None:
+    control = house.control()
+    house.decide("adapter_load", "a0001-1234abcd", segment="sql", base="baseline")
+    house.propose()
+    control.tick()
+    house.serve(champion=3.0, second=1.5, segment="sql")
+    assert ticks(control) == [] and control.status()["arms"]["live"]["segments"] == 0
+    house.serve(champion=3.0, second=3.3)
+    assert ticks(control) == ["promote"]
+
+
 def test_the_next_candidate_waits_for_the_watch_and_shortens_it(house: Any) -> None:
     control = house.control()
     house.propose()
@@ -109,7 +120,7 @@ def test_the_next_candidate_waits_for_the_watch_and_shortens_it(house: Any) -> N
     control.tick()
     second = house.propose(b"better still")
     assert ticks(control) == []
-    house.later(31)
+    house.later(60)
     assert ticks(control) == ["settle", "canary"] and house.state.canary == second
 
 
@@ -142,7 +153,7 @@ def test_a_canary_that_a_replica_can_not_load_is_refused(house: Any) -> None:
     house.say("r1", "baseline", version)
     house.say("r2", "baseline", None, unusable={version: "weights are not finite"})
     assert ticks(control) == []
-    house.later(61)
+    house.later(90)
     house.say("r2", "baseline", None, unusable={version: "weights are not finite"})
     assert ticks(control) == ["refuse"]
     assert house.last.reason == "r2 can't draft with it: weights are not finite"
@@ -178,7 +189,7 @@ def test_a_stale_replica_raises_an_alarm_with_its_code_until_it_follows(house: A
     house.say("r2", "v0000-before")
     control.tick()
     assert control.status()["alarms"] == []
-    house.later(31)
+    house.later(60)
     house.say("r1", "baseline")
     house.say("r2", "v0000-before")
     control.tick()
@@ -200,11 +211,11 @@ SCRIPTS: dict[str, list[Step]] = {
         lambda house: house.propose(),
         lambda house: house.serve(2.0, 2.4),
         lambda house: house.serve(2.4, 2.0),
-        lambda house: house.later(601),
+        lambda house: house.later(660),
     ],
     "up and down": [
         lambda house: house.propose(),
-        lambda house: house.later(61),
+        lambda house: house.later(90),
         lambda house: house.serve(1.4, 2.8),
     ],
     "refused": [lambda house: house.propose(), lambda house: house.serve(3.0, 1.5)],
@@ -212,7 +223,7 @@ SCRIPTS: dict[str, list[Step]] = {
         lambda house: house.propose(),
         lambda house: house.serve(2.0, 2.4),
         lambda house: house.propose(b"next"),
-        lambda house: house.later(31),
+        lambda house: house.later(60),
         lambda house: house.serve(2.4, 2.8),
     ],
 }

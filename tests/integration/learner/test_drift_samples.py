@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from online_draft.learner.config import LearnerConfig, RateConfig
-from online_draft.monitor.drift_samples import read_drift_samples, read_drift_segments
-from online_draft.monitor.drift_state import DriftState, publish_drift_states
+from online_draft.monitor.drift.samples import read_drift_samples, read_drift_segments
+from online_draft.monitor.drift.state import DriftState, publish_drift_states
 
 
 def test_held_out_records_are_measured_once_with_champion_and_baseline(service: Any) -> None:

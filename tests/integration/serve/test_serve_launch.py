@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from online_draft.launch.ports import free_port
@@ -89,6 +91,27 @@ def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path, tiny: Path, line: 
             break
     time.sleep(1.0)
     os.killpg(process.pid, signal.SIGINT)
+    code, out, _err = ended(process)
+    assert code == 0 and out.strip().endswith("ended")
+
+
+def test_sigterm_lets_what_runs_finish(tmp_path: Path, tiny: Path) -> None:
+    process = serve(tmp_path, tiny, "--set", "engine.kernels=off", "--set", "engine.ngram=false")
+    assert process.stdout is not None
+    for shown in process.stdout:
+        if shown.startswith("serving"):
+            break
+    run = read_run_file(tmp_path / "state")
+    assert run is not None
+    asked = {"model": "tiny", "prompt": "once", "max_tokens": 900, "ignore_eos": True, "stream": True}
+    url = f"{run.url}/v1/completions"
+    with httpx.stream("POST", url, json=asked, timeout=60, trust_env=False) as response:
+        lines = (line for line in response.iter_lines() if line)
+        first = next(lines)
+        process.terminate()
+        events = [first, *lines]
+    assert events.pop() == "data: [DONE]"
+    assert json.loads(events[-1].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
     code, out, _err = ended(process)
     assert code == 0 and out.strip().endswith("ended")
 

@@ -19,6 +19,10 @@ from online_draft.models.artifact import new_drafter, save_drafter
 from online_draft.models.loading import load_target
 from online_draft.monitor.counts import read_counts
 from online_draft.monitor.load import read_loads
+from online_draft.monitor.rollups.reader import read_rollup
+from online_draft.monitor.rollups.resolutions import RESOLUTIONS
+from online_draft.monitor.rollups.traffic_counts import LIVE, TrafficCounts
+from online_draft.monitor.rollups.traffic_rows import from_row, to_row
 from online_draft.redis_server import PrivateRedis
 from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.journal import DecisionJournal
@@ -85,6 +89,13 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
             await asyncio.sleep(0.02)
 
 
+def sum_of(buckets: dict[int, TrafficCounts]) -> TrafficCounts:
+    total = TrafficCounts()
+    for bucket in buckets.values():
+        total.add(bucket)
+    return total
+
+
 async def test_what_was_served_is_logged_with_its_counts(tmp_path: Path, tiny: Path, redis_url: str) -> None:
     keys = RedisKeys("logged")
     client = connect_redis(redis_url)
@@ -101,6 +112,15 @@ async def test_what_was_served_is_logged_with_its_counts(tmp_path: Path, tiny: P
     assert records[0].accepted_lengths == tuple(len(output.token_ids) for output in outputs)
     counts = read_counts(client, keys)["stories"]
     assert counts["untrained"].requests == 2 and counts["none"].requests == 1
+    now = int(time.time())
+    for resolution in RESOLUTIONS:
+        series = read_rollup(client, keys, now - 120, now + 1, resolution.seconds, by=("segment", "version"))
+        untrained = sum_of(series["stories", "untrained"])
+        total = TrafficCounts(speculation=counts["untrained"].speculation)
+        assert untrained.requests == 2
+        assert untrained.speculation == from_row(to_row(total)).speculation  # depths without any left out
+        live = sum_of(series["stories", LIVE])
+        assert live.tokens == 3 * len(ids(outputs)) and sum(live.first_token) == 3 and live.errors == {}
     assert read_loads(client, keys, 0) == {}
     client.close()
 

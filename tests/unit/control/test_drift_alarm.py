@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from online_draft.control.alarms import drift_alarm
-from online_draft.monitor.drift_state import DriftState
-from online_draft.monitor.drift_verdict import VerdictKind
+from online_draft.monitor.drift.state import DriftState
+from online_draft.monitor.drift.verdict import VerdictKind
 
 
 @pytest.mark.parametrize(

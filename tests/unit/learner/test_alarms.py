@@ -5,7 +5,7 @@ from typing import Any
 import redis
 
 from online_draft.learner.alarms import DriftAlarms
-from online_draft.monitor.drift_state import DriftState, publish_drift_states
+from online_draft.monitor.drift.state import DriftState, publish_drift_states
 from online_draft.store import RedisKeys
 
 KEYS = RedisKeys()

@@ -15,10 +15,10 @@ import torch
 from online_draft.buffer.reservoir_config import ReservoirConfig
 from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.errors import ConfigError, StoreError
+from online_draft.learner.adapters.config import AdaptersConfig
+from online_draft.learner.adapters.regate import Regate
+from online_draft.learner.adapters.view import RegateView
 from online_draft.learner.config import GateConfig, LearnerConfig, PaceConfig
-from online_draft.learner.regate import Regate
-from online_draft.learner.regate_config import AdaptersConfig
-from online_draft.learner.regate_view import RegateView
 from online_draft.learner.student import Student
 from online_draft.models.adapters.adapter import Adapter, AdapterCard
 from online_draft.models.adapters.files import read_adapter
@@ -291,7 +291,7 @@ def test_a_store_that_is_away_is_tried_again(
 
     for pause_s, again in ((1000.0, False), (0.0, True)):
         regate = house.regate()
-        monkeypatch.setattr("online_draft.learner.regate.RETRY_S", pause_s)
+        monkeypatch.setattr("online_draft.learner.adapters.regate.RETRY_S", pause_s)
         with monkeypatch.context() as patch:
             patch.setattr(RegateView, "fetch", away)
             house.begin(regate)

@@ -11,11 +11,11 @@ import pytest
 from online_draft.bench.drift.measure import AFTER, BEFORE, measure
 from online_draft.bench.drift.scenarios import SCENARIOS, Scenario, samples
 from online_draft.errors import ConfigError
-from online_draft.monitor.adwin import Adwin
-from online_draft.monitor.drift_config import DriftConfig
-from online_draft.monitor.drift_samples import DriftSample, Hits
-from online_draft.monitor.drift_segment import SegmentDrift
-from online_draft.monitor.drift_verdict import as_figures, judge
+from online_draft.monitor.drift.adwin import Adwin
+from online_draft.monitor.drift.config import DriftConfig
+from online_draft.monitor.drift.samples import DriftSample, Hits
+from online_draft.monitor.drift.segment import SegmentDrift
+from online_draft.monitor.drift.verdict import as_figures, judge
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 

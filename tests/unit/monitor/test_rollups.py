@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from online_draft.core import SpeculationCounts
 from online_draft.errors import ConfigError, StoreError
 from online_draft.monitor.counts import OTHER_SEGMENTS
-from online_draft.monitor.histogram import BOUNDS_US, place
-from online_draft.monitor.resolutions import RESOLUTIONS, finest_since
-from online_draft.monitor.rollup_board import OTHER_VERSIONS, RollupBoard
-from online_draft.monitor.rollup_publisher import RollupPublisher
-from online_draft.monitor.rollup_reader import read_rollup
-from online_draft.monitor.traffic_counts import LIVE, Cell, TrafficCounts
-from online_draft.monitor.traffic_rows import DEPTHS, from_row, pack_rows, to_row, unpack_rows
+from online_draft.monitor.rollups.board import OTHER_VERSIONS, RollupBoard
+from online_draft.monitor.rollups.histogram import BOUNDS_US, place
+from online_draft.monitor.rollups.publisher import RollupPublisher
+from online_draft.monitor.rollups.reader import read_rollup
+from online_draft.monitor.rollups.resolutions import RESOLUTIONS, finest_since
+from online_draft.monitor.rollups.traffic_counts import LIVE, Cell, TrafficCounts
+from online_draft.monitor.rollups.traffic_rows import DEPTHS, from_row, pack_rows, to_row, unpack_rows
 from online_draft.store import RedisKeys
 
 KEYS = RedisKeys("test")

@@ -8,11 +8,11 @@ import pytest
 
 from online_draft.core import GenerationRequest, SpeculationCounts, StepOutput
 from online_draft.errors import CapacityError, OnlineDraftError, RequestError
-from online_draft.monitor.histogram import place
-from online_draft.monitor.rollup_board import RollupBoard
-from online_draft.monitor.traffic_counts import ERROR_KINDS, LIVE, Cell, TrafficCounts
-from online_draft.monitor.traffic_meter import TrafficMeter
-from online_draft.monitor.traffic_rows import from_row, unpack_rows
+from online_draft.monitor.rollups.board import RollupBoard
+from online_draft.monitor.rollups.histogram import place
+from online_draft.monitor.rollups.traffic_counts import ERROR_KINDS, LIVE, Cell, TrafficCounts
+from online_draft.monitor.rollups.traffic_meter import TrafficMeter
+from online_draft.monitor.rollups.traffic_rows import from_row, unpack_rows
 
 ASK = GenerationRequest("a", (1, 2, 3), segment="sql")
 

@@ -13,7 +13,7 @@ import pytest
 
 from online_draft.errors import ConfigError
 from online_draft.registry.manifest import Provenance
-from online_draft.serve.admin.desk import AdminDesk
+from online_draft.serve.admin.desk import AdminDesk, alarms_of
 from online_draft.serve.admin.routes import build_admin_router
 from online_draft.serve.api.app import Model, build_app
 from online_draft.serve.api.prompts import PromptEncoder
@@ -92,6 +92,22 @@ async def test_promote_roll_back_pin_and_reject(admin: httpx.AsyncClient, desk: 
     assert desk.state().champion == "one" and desk.state().refused == 1
 
 
+async def test_the_journal_says_which_admin_decided(
+    desk: AdminDesk, backend: Any, encoder: PromptEncoder
+) -> None:
+    names = {"s3cret": "eve"}
+    app = build_app(
+        backend, encoder, Model("tiny", TARGET), build_admin_router(desk, backend, KEY, names.get)
+    )
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test/admin/api") as client:
+        for secret, actor in (("s3cret", "admin:eve"), (KEY, "admin")):
+            headers = {"Authorization": f"Bearer {secret}"}
+            assert (await client.post("/drafters/two/promote", headers=headers)).json()["actor"] == actor
+            await client.post("/rollback", headers=headers)
+        assert (await client.post("/pin", headers={"Authorization": "Bearer other"})).status_code == 401
+
+
 async def test_learner_pauses_and_resumes(admin: httpx.AsyncClient, desk: AdminDesk) -> None:
     assert (await admin.post("/learner/pause")).status_code == 200
     assert desk.state().learner_paused
@@ -120,6 +136,42 @@ async def test_drafters_are_listed_with_their_roles(admin: httpx.AsyncClient) ->
     assert one["roles"] == ["champion", "baseline"] and one["provenance"]["parent"] == "nobody"
     shown = (await admin.get("/drafters/one")).json()
     assert shown["decisions"][0]["kind"] == "promote"
+
+
+async def test_drafters_are_listed_with_the_shares_of_a_canary_and_of_a_watch(
+    admin: httpx.AsyncClient, desk: AdminDesk
+) -> None:
+    async def shares() -> dict[str, tuple[float, list[str]]]:
+        listed = (await admin.get("/drafters")).json()["drafters"]
+        return {entry["version"]: (entry["share"], entry["roles"]) for entry in listed}
+
+    desk.decide("propose", "two", "learner", "gate")
+    desk.decide("canary", "two", "control", "gate", numbers={"share": 0.25})
+    assert await shares() == {
+        "one": (0.75, ["champion", "baseline"]), "two": (0.25, ["canary"]), "three": (0.0, []),
+    }  # fmt: skip
+    desk.decide("promote", "two", "control", "held", numbers={"control_share": 0.1})
+    assert await shares() == {
+        "one": (0.1, ["previous", "baseline"]), "two": (0.9, ["champion"]), "three": (0.0, []),
+    }  # fmt: skip
+    ladder = (await admin.get("/status")).json()["ladder"]
+    assert (ladder["arms"]["role"], ladder["arms"]["second"], ladder["arms"]["seq"]) == ("control", "one", 4)
+    assert (await admin.post("/pin")).status_code == 200
+    assert (await shares())["two"] == (1.0, ["champion", "pinned"])
+
+
+async def test_a_canary_is_rejected_or_promoted_by_hand(admin: httpx.AsyncClient, desk: AdminDesk) -> None:
+    for path, champion in (("reject", "one"), ("promote", "two")):
+        desk.decide("propose", "two", "learner", "gate")
+        desk.decide("canary", "two", "control", "gate")
+        assert (await admin.post(f"/drafters/two/{path}")).status_code == 200
+        assert (desk.state().champion, desk.state().canary, desk.state().arms) == (champion, None, None)
+
+
+def test_a_silent_control_is_an_alarm_itself() -> None:
+    assert [alarm["code"] for alarm in alarms_of(None)] == ["control_silent"]
+    alarm = {"code": "stale_version", "about": "r1", "message": "…", "since_ms": 1}
+    assert alarms_of({"alarms": [alarm]}) == [alarm] and alarms_of({}) == []
 
 
 async def test_a_torn_journal_is_503_and_still_shows_the_replica(

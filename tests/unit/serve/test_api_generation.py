@@ -201,6 +201,27 @@ async def test_defaults_learn_and_draw_a_seed(client: httpx.AsyncClient, backend
     assert first.sampling.max_tokens == 64 - len(first.prompt_ids)
 
 
+@pytest.mark.parametrize(
+    ("more", "header", "session"),
+    [
+        ({}, None, None),
+        ({"user": "u"}, None, "u"),
+        ({"user": "u", "prompt_cache_key": "k"}, None, "k"),
+        ({"user": "u", "prompt_cache_key": "k"}, "h", "h"),
+        ({"user": 5, "prompt_cache_key": ""}, None, None),
+        ({"user": "u" * 1000}, None, "u" * 256),
+    ],
+)
+async def test_a_conversation_is_named_by_header_or_body(
+    client: httpx.AsyncClient, backend: Any, more: dict[str, Any], header: str | None, session: str | None
+) -> None:
+    headers = {} if header is None else {"X-Session-Id": header}
+    body = {"model": "tiny", "prompt": "hello", **more}
+    answer = await client.post("/v1/completions", json=body, headers=headers)
+    assert answer.status_code == 200 and "x-online-draft-ignored" not in answer.headers
+    assert backend.seen[0].session == session
+
+
 async def test_unknown_parameters_are_ignored_with_a_header(client: httpx.AsyncClient) -> None:
     response = await client.post(
         "/v1/chat/completions", json={**CHAT, "wibble": 1, "x\r\ny": 2, "tools": None}

@@ -14,12 +14,12 @@ import torch
 
 from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.errors import ArtifactError, JournalError, StoreError
+from online_draft.learner.adapters.pupil import AdapterPupil
+from online_draft.learner.adapters.trial import Entrant, Trials
+from online_draft.learner.adapters.view import RegateView
 from online_draft.learner.config import LearnerConfig
 from online_draft.learner.gate import Verdict
 from online_draft.learner.pacer import Pacer
-from online_draft.learner.regate_student import AdapterPupil
-from online_draft.learner.regate_trial import Entrant, Trials
-from online_draft.learner.regate_view import RegateView
 from online_draft.learner.student import Student
 from online_draft.models.artifact import base_digest
 from online_draft.models.drafter import Drafter

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from online_draft.core import GenerationRequest, SpeculationCounts, StepOutput
 from online_draft.errors import CapacityError, RequestError
-from online_draft.monitor.histogram import place
-from online_draft.monitor.rollup_board import RollupBoard
+from online_draft.monitor.rollups.board import RollupBoard
+from online_draft.monitor.rollups.histogram import place
 
 
 class _Running:

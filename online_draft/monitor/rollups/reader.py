@@ -8,9 +8,9 @@ from typing import Any, Literal, cast
 import redis
 
 from online_draft.errors import StoreError
-from online_draft.monitor.resolutions import resolution_of
-from online_draft.monitor.traffic_counts import TrafficCounts
-from online_draft.monitor.traffic_rows import Row, from_row, unpack_rows
+from online_draft.monitor.rollups.resolutions import resolution_of
+from online_draft.monitor.rollups.traffic_counts import TrafficCounts
+from online_draft.monitor.rollups.traffic_rows import Row, from_row, unpack_rows
 from online_draft.store import RedisKeys, redis_errors
 from online_draft.store.packing import unpack
 

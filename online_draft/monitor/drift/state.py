@@ -10,7 +10,7 @@ import redis
 
 from online_draft.core import SCHEMA_VERSION
 from online_draft.errors import StoreError
-from online_draft.monitor.drift_verdict import VerdictKind
+from online_draft.monitor.drift.verdict import VerdictKind
 from online_draft.store import RedisKeys, redis_errors
 from online_draft.store.packing import pack, unpack
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from online_draft.monitor.adwin import Adwin, ChangeDetector
-from online_draft.monitor.drift_config import DriftConfig
-from online_draft.monitor.drift_samples import DriftSample
-from online_draft.monitor.drift_state import DriftState
-from online_draft.monitor.drift_verdict import Verdict, as_figures, judge
+from online_draft.monitor.drift.adwin import Adwin, ChangeDetector
+from online_draft.monitor.drift.config import DriftConfig
+from online_draft.monitor.drift.samples import DriftSample
+from online_draft.monitor.drift.state import DriftState
+from online_draft.monitor.drift.verdict import Verdict, as_figures, judge
 
 _JUDGED = 256
 """Samples of either side that a verdict is read from, at most: those next to the change and the newest."""

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 import redis
 
 from online_draft.errors import StoreError
-from online_draft.monitor.drift_config import DriftConfig
-from online_draft.monitor.drift_samples import read_drift_samples, read_drift_segments
-from online_draft.monitor.drift_segment import SegmentDrift
-from online_draft.monitor.drift_state import DriftState, publish_drift_states, read_drift_states
+from online_draft.monitor.drift.config import DriftConfig
+from online_draft.monitor.drift.samples import read_drift_samples, read_drift_segments
+from online_draft.monitor.drift.segment import SegmentDrift
+from online_draft.monitor.drift.state import DriftState, publish_drift_states, read_drift_states
 from online_draft.store import RedisKeys
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from online_draft.core import SCHEMA_VERSION, SpeculationCounts
 from online_draft.errors import StoreError
-from online_draft.monitor.histogram import BOUNDS_US
-from online_draft.monitor.traffic_counts import ERROR_KINDS, Cell, TrafficCounts
+from online_draft.monitor.rollups.histogram import BOUNDS_US
+from online_draft.monitor.rollups.traffic_counts import ERROR_KINDS, Cell, TrafficCounts
 from online_draft.store.packing import pack, unpack
 
 Row = NDArray[np.int64]

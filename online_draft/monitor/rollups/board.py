@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 
 from online_draft.core import SpeculationCounts
 from online_draft.monitor.counts import OTHER_SEGMENTS, PLAIN
-from online_draft.monitor.histogram import count_at
-from online_draft.monitor.resolutions import RESOLUTIONS, Resolution
-from online_draft.monitor.traffic_counts import LIVE, Cell, TrafficCounts
-from online_draft.monitor.traffic_rows import Row, empty_row, pack_rows, to_row, unpack_rows
+from online_draft.monitor.rollups.histogram import count_at
+from online_draft.monitor.rollups.resolutions import RESOLUTIONS, Resolution
+from online_draft.monitor.rollups.traffic_counts import LIVE, Cell, TrafficCounts
+from online_draft.monitor.rollups.traffic_rows import Row, empty_row, pack_rows, to_row, unpack_rows
 
 OTHER_VERSIONS = "(other)"
 

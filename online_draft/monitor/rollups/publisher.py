@@ -11,7 +11,7 @@ from typing import cast
 import redis
 
 from online_draft.errors import StoreError
-from online_draft.monitor.rollup_board import RollupBoard, expires
+from online_draft.monitor.rollups.board import RollupBoard, expires
 from online_draft.store import RedisKeys
 from online_draft.store.packing import pack
 

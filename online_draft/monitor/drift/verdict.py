@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from online_draft.monitor.drift_samples import DriftSample
+from online_draft.monitor.drift.samples import DriftSample
 
 VerdictKind = Literal["none", "harder", "stale", "regressed", "unknown"]
 """Nothing fell; the traffic got harder; it moved from what the drafter knows; the drafter got worse; too

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from online_draft.core import SpeculationCounts
-from online_draft.monitor.histogram import add_counts
+from online_draft.monitor.rollups.histogram import add_counts
 
 LIVE = ""
 """Stands for the version of what is counted before a request's version is known."""

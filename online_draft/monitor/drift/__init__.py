@@ -1,0 +1,1 @@
+"""Has acceptance changed, since when, and why? Samples, detector, verdict."""

@@ -1,0 +1,1 @@
+"""Counts over time, from seconds to hours, summed over replicas when they are read."""
