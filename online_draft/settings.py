@@ -39,6 +39,7 @@ from online_draft.learner.config import LearnerConfig
 from online_draft.logs import LogConfig
 from online_draft.serve.access.config import AccessConfig
 from online_draft.serve.access.key_file import DEFAULT_NAME as KEYS_NAME
+from online_draft.serve.scaling import ScalingConfig
 
 ENV_PREFIX = "ONLINE_DRAFT_"
 DEFAULT_FILE = Path("online-draft.toml")
@@ -166,6 +167,7 @@ class Settings(BaseSettings):
     log: Annotated[LogConfig, BeforeValidator(_only_fields_of(LogConfig))] = LogConfig()
     redis: RedisSettings = RedisSettings()
     ray: RaySettings = RaySettings()
+    scaling: Annotated[ScalingConfig, BeforeValidator(_only_fields_of(ScalingConfig))] = ScalingConfig()
     engine: Annotated[EngineConfig, BeforeValidator(_only_fields_of(EngineConfig))] = EngineConfig()
     buffer: Annotated[WriterConfig, BeforeValidator(_only_fields_of(WriterConfig))] = WriterConfig()
     learner: Annotated[LearnerConfig, BeforeValidator(_only_fields_of(LearnerConfig))] = LearnerConfig()

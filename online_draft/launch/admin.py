@@ -12,6 +12,7 @@ import httpx
 from online_draft.errors import ConfigError, RequestError, StoreError
 from online_draft.launch.run_file import require_run_file
 from online_draft.registry.journal import DecisionKind
+from online_draft.serve.admin.adapters import AdapterDesk
 from online_draft.serve.admin.desk import AdminDesk
 from online_draft.settings import Settings
 from online_draft.store import ArtifactStore, RedisKeys
@@ -32,6 +33,18 @@ class Admin(Protocol):
 
     def decide(self, kind: DecisionKind, version: str | None, reason: str) -> dict[str, Any]:
         """Decide; the decision as written."""
+        ...
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """All published adapters."""
+        ...
+
+    def load_adapter(self, adapter: str, reason: str) -> dict[str, Any]:
+        """Decide that it drafts for its segment."""
+        ...
+
+    def drop_adapter(self, name: str, reason: str) -> dict[str, Any]:
+        """Decide that it, or that of this segment, drafts no more."""
         ...
 
 
@@ -75,6 +88,14 @@ class OnlineAdmin:
         """The learner's own words."""
         return self._ask("GET", "/learner")
 
+    def buffer(self) -> dict[str, Any]:
+        """The books of the replay buffer."""
+        return self._ask("GET", "/buffer")
+
+    def erase(self, tenant: str) -> dict[str, Any]:
+        """Have a tenant forgotten; by whom it is."""
+        return self._ask("POST", "/buffer/erase", {"tenant": tenant})
+
     def drafters(self) -> list[dict[str, Any]]:
         """All published versions."""
         found: list[dict[str, Any]] = self._ask("GET", "/drafters")["drafters"]
@@ -87,6 +108,19 @@ class OnlineAdmin:
     def decide(self, kind: DecisionKind, version: str | None, reason: str) -> dict[str, Any]:
         """Decide; the decision as written."""
         return self._ask("POST", self._PATHS[kind].format(version=version), {"reason": reason})
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """All published adapters."""
+        found: list[dict[str, Any]] = self._ask("GET", "/adapters")["adapters"]
+        return found
+
+    def load_adapter(self, adapter: str, reason: str) -> dict[str, Any]:
+        """Decide that it drafts for its segment."""
+        return self._ask("POST", f"/adapters/{adapter}/load", {"reason": reason})
+
+    def drop_adapter(self, name: str, reason: str) -> dict[str, Any]:
+        """Decide that it, or that of this segment, drafts no more."""
+        return self._ask("POST", f"/adapters/{name}/drop", {"reason": reason})
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
@@ -120,6 +154,18 @@ class OfflineAdmin:
     def decide(self, kind: DecisionKind, version: str | None, reason: str) -> dict[str, Any]:
         """Decide; the decision as written."""
         return asdict(self.desk.decide(kind, version, "cli", reason))
+
+    def adapters(self) -> list[dict[str, Any]]:
+        """All published adapters."""
+        return AdapterDesk(self.desk).adapters()
+
+    def load_adapter(self, adapter: str, reason: str) -> dict[str, Any]:
+        """Decide that it drafts for its segment."""
+        return asdict(AdapterDesk(self.desk).load(adapter, "cli", reason))
+
+    def drop_adapter(self, name: str, reason: str) -> dict[str, Any]:
+        """Decide that it, or that of this segment, drafts no more."""
+        return asdict(AdapterDesk(self.desk).drop(name, "cli", reason))
 
 
 def open_desk(settings: Settings, fingerprint: str | None = None) -> AdminDesk:

@@ -126,10 +126,15 @@ def ask_replica(app: str, deployment: str, timeout_s: float) -> dict[str, Any]:
     return status
 
 
-def undeploy(name: str) -> None:
-    """Let the application's replicas finish in order and remove it. Other applications are left alone."""
+def undeploy(name: str, ingress: str) -> None:
+    """Let the application's replicas finish in order and remove it. Other applications are left alone.
+
+    Each process of the deployment `ingress` is told before, by its method `end`.
+    """
     from ray import serve
 
+    with contextlib.suppress(Exception):
+        serve.get_deployment_handle(ingress, name).broadcast("end").results(timeout_s=5.0)
     serve.delete(name)
 
 

@@ -33,6 +33,7 @@ def service_config(settings: Settings, redis_url: str, admin_key: str) -> Servic
         access=replace(settings.access, keys_file=str(settings.keys_file)),
         keys_required=not is_loopback(settings.host),
         log=replace(settings.log, file=str(settings.log_file)),
+        scaling=settings.scaling,
     )
 
 

@@ -118,12 +118,12 @@ class LocalSystem:
         key = settings.admin_key.get_secret_value() if settings.admin_key else secrets.token_urlsafe(24)
         config = service_config(settings, redis_url, key)
 
-        from online_draft.serve.application import APP_NAME, REPLICA, build_application
+        from online_draft.serve.application import APP_NAME, INGRESS, REPLICA, build_application
 
         self._say(f"starting {settings.replicas} replica(s) of {settings.target} on {settings.device}")
         gpus = 0.5 if settings.device == "cuda" else 0.0
         application = build_application(config, settings.replicas, 1.0, gpus)
-        self._undo.append(("the application", lambda: ray_local.undeploy(APP_NAME)))
+        self._undo.append(("the application", lambda: ray_local.undeploy(APP_NAME, INGRESS)))
         ray_local.deploy(application, APP_NAME, settings.host, port, settings.start_timeout_s, files)
         status = ray_local.ask_replica(APP_NAME, REPLICA, 10.0)
         fingerprint = str(status["fingerprint"])
@@ -163,7 +163,8 @@ class LocalSystem:
             gpus = 1 if settings.device == "cuda" else 0
             # Ray crashes at exit, and leaves agents behind, when it is interrupted while it starts.
             with self._interrupts.deferred("ends as soon as ray is up; again to end at once"):
-                ray_local.start_ray(f"{temp_dir}/ray", settings.replicas, settings.ray.object_store_mb, gpus)
+                replicas = max(settings.replicas, settings.scaling.max_replicas or 1)
+                ray_local.start_ray(f"{temp_dir}/ray", replicas, settings.ray.object_store_mb, gpus)
 
     def _start_actors(self, place: dict[str, Any]) -> None:
         """The learner, and control, which looks after it."""

@@ -10,6 +10,7 @@ from online_draft.buffer.writer import WriterConfig
 from online_draft.decoding.config import EngineConfig
 from online_draft.logs import LogConfig
 from online_draft.serve.access.config import AccessConfig
+from online_draft.serve.scaling import ScalingConfig
 from online_draft.store import RedisKeys
 
 
@@ -42,6 +43,7 @@ class ServiceConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
     keys_required: bool = False
     log: LogConfig = field(default_factory=LogConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
 
     @property
     def keys(self) -> RedisKeys:
@@ -60,5 +62,6 @@ class ServiceConfig:
             "writer": WriterConfig(**raw["writer"]),
             "access": AccessConfig.from_dict(raw.get("access", {})),
             "log": LogConfig(**raw.get("log", {})),
+            "scaling": ScalingConfig(**raw.get("scaling", {})),
         }
         return cls(**{**raw, **nested})

@@ -13,6 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from online_draft.core import GenerationRequest, StepOutput
 from online_draft.errors import OnlineDraftError, RequestError
+from online_draft.monitor.rollups.traffic_meter import TrafficMeter
+from online_draft.serve.sinks import Handed, RequestSink, Sink, hand_over
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +39,13 @@ class EngineDead(OnlineDraftError):
     """The engine failed too often or never came up; the replica must be replaced."""
 
 
-class _Stream:
-    """One consumer: its event loop and the items that the engine thread has for it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.items: asyncio.Queue[StepOutput | Exception] = asyncio.Queue()
-
-
 class EngineThread(Generic[E]):
     """Owns the thread that owns the engine: requests in, step outputs out, changes between two steps.
 
     The engine is built on its thread by `build`. When a step raises, the requests in flight end with an
     error output and the engine is built anew; after `max_rebuilds` failures within a minute the thread is
-    dead and `check` raises. Every public method may be called from any thread.
+    dead and `check` raises. `meter` is told, on this thread, what becomes of each request. Every public
+    method may be called from any thread.
     """
 
     def __init__(
@@ -60,14 +55,16 @@ class EngineThread(Generic[E]):
         on_busy: Callable[[], None] = lambda: None,
         hang_after_s: float = 30.0,
         max_rebuilds: int = 3,
+        meter: TrafficMeter | None = None,
     ) -> None:
         self._build = build
         self._on_busy = on_busy
         self._hang_after_s = hang_after_s
         self._max_rebuilds = max_rebuilds
+        self._meter = meter
         self._wake = threading.Condition()
         self._inbox: deque[Callable[[E], None]] = deque()
-        self._streams: dict[str, _Stream] = {}
+        self._sinks: dict[str, Sink] = {}
         self._load = (0, 0)
         self._failures: deque[float] = deque()
         self._dead: str | None = None
@@ -87,12 +84,9 @@ class EngineThread(Generic[E]):
         Raises RequestError or CapacityError before the first item, EngineDead when the thread is gone.
         Closing the generator cancels the request before the engine's next step.
         """
-        stream = _Stream(asyncio.get_running_loop())
-        request_id = request.request_id
+        stream = RequestSink(asyncio.get_running_loop())
         finished = False
-        self._submit(lambda engine: self._add(engine, request, stream))
-        if len(self._streams) == 0:
-            self._on_busy()
+        self.submit(request, stream)
         try:
             while not finished:
                 item = await stream.items.get()
@@ -103,7 +97,18 @@ class EngineThread(Generic[E]):
                 yield item
         finally:
             if not finished:
-                self._submit_quietly(lambda engine: self._cancel(engine, request_id, stream))
+                self.cancel(request.request_id, stream)
+
+    def submit(self, request: GenerationRequest, sink: Sink) -> None:
+        """Run a request whose outputs `sink` takes; a refusal is its only item. EngineDead at once."""
+        asked_at_s = time.perf_counter()
+        self._submit(lambda engine: self._add(engine, request, sink, asked_at_s))
+        if len(self._sinks) == 0:
+            self._on_busy()
+
+    def cancel(self, request_id: str, sink: Sink) -> None:
+        """Forget this sink's request before the engine's next step. Idempotent."""
+        self._submit_quietly(lambda engine: self._cancel(engine, request_id, sink))
 
     def call(self, change: Callable[[E], T]) -> Future[T]:
         """Run `change(engine)` on the engine's thread between two steps; the future has its result."""
@@ -191,52 +196,43 @@ class EngineThread(Generic[E]):
         while self._inbox:
             self._inbox.popleft()(engine)
 
-    def _add(self, engine: E, request: GenerationRequest, stream: _Stream) -> None:
-        if request.request_id in self._streams:
-            self._push(
-                [
-                    (
-                        stream,
-                        RequestError(f"request id {request.request_id!r} is running already", "request_id"),
-                    )
-                ]
-            )
+    def _add(self, engine: E, request: GenerationRequest, sink: Sink, asked_at_s: float) -> None:
+        name = request.request_id
+        if name in self._sinks:
+            hand_over([(sink, name, RequestError(f"request id {name!r} is running already", "request_id"))])
             return
-        self._streams[request.request_id] = stream
+        self._sinks[name] = sink
+        if self._meter is not None:
+            self._meter.begin(request, asked_at_s)
         try:
             engine.add(request)
         except OnlineDraftError as error:
-            del self._streams[request.request_id]
-            self._push([(stream, error)])
+            if self._meter is not None:
+                self._meter.end(name, error)
+            del self._sinks[name]
+            hand_over([(sink, name, error)])
 
-    def _cancel(self, engine: E, request_id: str, stream: _Stream) -> None:
-        if self._streams.get(request_id) is stream:
-            del self._streams[request_id]
+    def _cancel(self, engine: E, request_id: str, sink: Sink) -> None:
+        if self._sinks.get(request_id) is sink:
+            del self._sinks[request_id]
+            if self._meter is not None:
+                self._meter.end(request_id)
             engine.cancel(request_id)
 
     def _deliver(self, outputs: Iterable[StepOutput]) -> None:
-        items: list[tuple[_Stream, StepOutput | Exception]] = []
+        items: list[Handed] = []
         for output in outputs:
-            stream = self._streams.get(output.request_id)
-            if stream is not None:
-                items.append((stream, output))
+            sink = self._sinks.get(output.request_id)
+            if sink is not None:
+                items.append((sink, output.request_id, output))
+                if self._meter is not None:
+                    self._meter.step(output)
                 if output.finish_reason is not None:
-                    del self._streams[output.request_id]
-        self._push(items)
-
-    def _push(self, items: list[tuple[_Stream, StepOutput | Exception]]) -> None:
-        """Hand items to their event loops: one wake-up per loop, however many streams it has."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Any]]] = {}
-        for stream, item in items:
-            by_loop.setdefault(stream.loop, []).append((stream, item))
-        for loop, batch in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_hand_over, batch)
-            except RuntimeError:
-                logger.debug("an event loop is closed; %d outputs have no reader", len(batch))
+                    del self._sinks[output.request_id]
+        hand_over(items)
 
     def _fail_streams(self, reason: str) -> None:
-        outputs = [StepOutput(request_id, (), "", "error", error=reason) for request_id in self._streams]
+        outputs = [StepOutput(request_id, (), "", "error", error=reason) for request_id in self._sinks]
         self._deliver(outputs)
 
     def _rebuild(self, cause: Exception) -> E | None:
@@ -276,8 +272,3 @@ class _DeadEngine:
 
     def __getattr__(self, name: str) -> Any:
         raise EngineDead(self._reason)
-
-
-def _hand_over(batch: list[tuple[_Stream, Any]]) -> None:
-    for stream, item in batch:
-        stream.items.put_nowait(item)

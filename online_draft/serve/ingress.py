@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from fastapi import FastAPI
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from online_draft import __version__
 from online_draft.core import GenerationRequest, StepOutput
-from online_draft.errors import CapacityError, RequestError
 from online_draft.logs import set_up_logs
 from online_draft.serve.access.gate import Gate
 from online_draft.serve.access.keyring import Keyring
@@ -26,58 +26,71 @@ from online_draft.serve.api.app import Model, build_app
 from online_draft.serve.api.errors import ApiError
 from online_draft.serve.api.prompts import PromptEncoder, tokenizer_directory
 from online_draft.serve.config import ServiceConfig
+from online_draft.serve.engine_thread import EngineDead
+from online_draft.serve.fleet import Fleet
+from online_draft.serve.link import ReplicaLost
+from online_draft.serve.resume import run
 
 logger = logging.getLogger(__name__)
+
+STATUS_TIMEOUT_S = 2.0
 
 
 class RayBackend:
     """The replicas behind a Ray Serve handle, as the API sees them."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], config: ServiceConfig) -> None:
         self._handle = handle
-        self._streaming = handle.options(stream=True)
+        engine = config.engine
+        room = engine.max_sequences + engine.max_queue
+        self._fleet = Fleet(handle, config.scaling, engine.block_size, room, config.hang_after_s)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
-        """Stream from one replica; a replica that dies under us is a 503, or an error event when late."""
-        stream = cast(DeploymentResponseGenerator[StepOutput], self._streaming.generate.remote(request))
-        ended = False
-        try:
-            async for output in stream:
-                ended = output.finish_reason is not None
-                yield output
-        except (RayError, RayServeException) as error:
-            ended = True
-            raise _as_our_error(error, request) from error
-        finally:
-            if not ended:
-                stream.cancel()  # type: ignore[no-untyped-call]
-
-    async def complete(self, request: GenerationRequest) -> list[StepOutput]:
-        """The whole of one sequence in one message."""
-        response = cast(DeploymentResponse[list[StepOutput]], self._handle.complete.remote(request))
-        try:
-            return await response
-        except asyncio.CancelledError:
-            response.cancel()  # type: ignore[no-untyped-call]
-            raise
-        except (RayError, RayServeException) as error:
-            raise _as_our_error(error, request) from error
-
-    async def status(self) -> dict[str, Any]:
-        """One replica's state."""
+    async def start(self) -> dict[str, Any]:
+        """Find the replicas; returns the state of one of them."""
         status: dict[str, Any] = await self._handle.status.remote()
+        self._fleet.start()
         return status
 
+    def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        """One item per engine step, whatever becomes of replicas meanwhile."""
+        return self._run(request, live=True)
 
-def _as_our_error(error: Exception, request: GenerationRequest) -> Exception:
-    """What Ray wrapped, or what it means to a client."""
-    if isinstance(error, RayTaskError):
-        return error.cause if isinstance(error.cause, RequestError) else error
-    if isinstance(error, BackPressureError):
-        return CapacityError("all replicas are busy")
-    logger.error("request %s lost its replica: %s", request.request_id, error)
-    headers = {"Retry-After": "1"}
-    return ApiError(503, "the replica was lost; try again", code="replica_lost", headers=headers)
+    async def complete(self, request: GenerationRequest) -> list[StepOutput]:
+        """The same at once, with fewer messages."""
+        async with contextlib.aclosing(self._run(request, live=False)) as steps:
+            return [output async for output in steps]
+
+    async def status(self) -> dict[str, Any]:
+        """The state of a replica that works, if one does; with the number of `replicas`."""
+        links = self._fleet.open
+        shared = {"replicas": len(links), "draining": self._fleet.ending}
+        status: dict[str, Any] = {}
+        for link in sorted(links, key=lambda link: link.pressure):
+            with contextlib.suppress(TimeoutError, RayError, RayServeException):
+                async with asyncio.timeout(STATUS_TIMEOUT_S):
+                    status = await self._handle.status.remote(to=link.name)
+                if not status["engine_error"]:
+                    break
+        return {**(status or await self._handle.status.remote()), **shared}
+
+    def end(self) -> None:
+        """The service is about to end."""
+        self._fleet.end()
+
+    def close(self) -> None:
+        """Let go of all replicas. Idempotent."""
+        self._fleet.close()
+
+    async def _run(self, request: GenerationRequest, live: bool) -> AsyncGenerator[StepOutput, None]:
+        try:
+            async with contextlib.aclosing(run(self._fleet, request, live)) as steps:
+                async for output in steps:
+                    yield output
+        except (ReplicaLost, EngineDead) as error:
+            logger.error("request %s can't be finished: %s", request.request_id, error)
+            headers = {"Retry-After": "1"}
+            message = "the replica was lost; try again"
+            raise ApiError(503, message, code="replica_lost", headers=headers) from error
 
 
 class Ingress:
@@ -87,8 +100,8 @@ class Ingress:
         self, replica: DeploymentHandle[Any], raw_config: dict[str, Any]
     ) -> None:
         self._config = ServiceConfig.from_dict(raw_config)
-        self._backend = RayBackend(replica)
-        self._fingerprint = str((await self._backend.status())["fingerprint"])
+        self._backend = RayBackend(replica, self._config)
+        self._fingerprint = str((await self._backend.start())["fingerprint"])
         names = {"model": self._config.model_name, "target": self._fingerprint, "code": __version__}
         set_up_logs(self._config.log, "ingress", **names)
 
@@ -98,9 +111,18 @@ class Ingress:
         encoder = PromptEncoder(tokenizer_directory(config.target), config.engine.max_context)
         desk = AdminDesk(config.store, self._fingerprint, config.redis_url, config.keys)
         gate = self._build_gate()
-        admin = build_admin_router(desk, self._backend, config.admin_key, gate.is_admin)
+        admin = build_admin_router(desk, self._backend, config.admin_key, gate.admin_name)
         model = Model(config.model_name, self._fingerprint)
         return build_app(self._backend, encoder, model, admin, gate=gate, echo_request_id=False)
+
+    def end(self) -> None:
+        """Called before the whole service ends: `/ready` says so, and nothing waits for replicas any more."""
+        self._backend.end()
+
+    def __del__(self) -> None:
+        """Ray Serve calls this when the ingress is shut down in order."""
+        with contextlib.suppress(AttributeError, RuntimeError):  # never built; its event loop is gone
+            self._backend.close()
 
     def _build_gate(self) -> Gate:
         config = self._config

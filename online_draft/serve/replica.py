@@ -22,14 +22,25 @@ from online_draft.logs import set_up_logs
 from online_draft.models.artifact import load_drafter
 from online_draft.models.drafter import Drafter
 from online_draft.models.loading import load_target
+from online_draft.monitor.arms import ArmsBoard
 from online_draft.monitor.counts import PLAIN, CountsBoard
+from online_draft.monitor.rollups.board import RollupBoard
+from online_draft.monitor.rollups.publisher import RollupPublisher
+from online_draft.monitor.rollups.traffic_meter import TrafficMeter
+from online_draft.registry.adapters import AdapterRegistry
 from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.journal import DecisionJournal
 from online_draft.registry.wakeups import START, wait_for_wakeup
+from online_draft.serve.adapters import AdapterWatcher
 from online_draft.serve.bootstrap import ensure_first_version
+from online_draft.serve.channel import Channel
 from online_draft.serve.config import ServiceConfig
 from online_draft.serve.engine_thread import EngineDead, EngineThread
+from online_draft.serve.erasing import ErasureWatcher
+from online_draft.serve.lineup import Lineup, install_lineup, stage_lineup
 from online_draft.serve.load import LoadPublisher
+from online_draft.serve.messages import ReplicaLoad
+from online_draft.serve.transcript import Transcript
 from online_draft.serve.weights import WeightWatcher
 from online_draft.store import ArtifactStore, connect_redis
 
@@ -61,12 +72,23 @@ class Replica:
         journal = DecisionJournal(store, self._loaded.fingerprint)
         with contextlib.suppress(StoreError):
             ensure_first_version(self._loaded, registry, journal, config.drafter)
-        self._drafter: tuple[Drafter | None, str | None] = (None, None)
+        self._lineup: Lineup[Drafter] = Lineup()
+        self._arms = ArmsBoard(config.keys, self.id)
         self._load = LoadPublisher(
             connect_redis(config.redis_url), config.keys, self.id, lambda: self._engine.load(), self._state
         )
+        rollups = RollupBoard(self.id)
+        self._rollups = RollupPublisher(connect_redis(config.redis_url), config.keys, rollups)
         self._engine: EngineThread[Engine] = EngineThread(
-            self._build_engine, on_busy=self._load.wake, hang_after_s=config.hang_after_s
+            self._build_engine,
+            on_busy=self._load.wake,
+            hang_after_s=config.hang_after_s,
+            meter=TrafficMeter(rollups),
+        )
+        self._adapters = AdapterWatcher(
+            AdapterRegistry(store, self._loaded.fingerprint),
+            Path(config.cache_dir) / f"{self._loaded.fingerprint}-adapters",
+            self._engine,
         )
         self._watcher = WeightWatcher(
             journal,
@@ -76,14 +98,16 @@ class Replica:
             self._install,
             _WakeupHint(config),
             config.poll_interval_s,
+            then=self._adapters.follow,
         )
         self._counts = CountsBoard(config.keys, self.id)
-        self._writer = RecordWriter(
-            config.redis_url, config.keys, self.id, config.writer, self._counts.publish
-        )
+        self._writer = RecordWriter(config.redis_url, config.keys, self.id, config.writer, self._publish)
+        self._erasures = ErasureWatcher(store, self.forget_tenant, self._writer.forget)
         self._engine.start()
+        self._erasures.start()
         self._watcher.start()
         self._load.start()
+        self._rollups.start()
         if not self._watcher.ready.wait(FIRST_RESOLUTION_TIMEOUT_S):
             reason = self._watcher.status()["journal_error"] or self._watcher.status()["unusable"]
             self.close()
@@ -94,20 +118,46 @@ class Replica:
 
         A finished sequence is logged before its last item is given out, unless its client opted out.
         """
-        tokens: list[int] = []
-        lengths: list[int] = []
+        transcript = Transcript(request)
         async with contextlib.aclosing(self._engine.generate(request)) as steps:
             async for output in steps:
-                if output.token_ids:
-                    tokens += output.token_ids
-                    lengths.append(len(output.token_ids))
-                if output.finish_reason in ("stop", "length"):
-                    self._record(request, tokens, lengths, output)
+                transcript.add(output)
+                if output.finish_reason is not None:
+                    self._record(transcript, output)
                 yield output
+
+    def connect(self) -> Channel:
+        """A channel for one ingress, on the running event loop. What it finishes is logged."""
+        return Channel(
+            lambda order, channel: self._engine.submit(order.request, channel),
+            self._engine.cancel,
+            self._record,
+            self.load,
+        )
+
+    def load(self) -> ReplicaLoad:
+        """How busy the engine is, as of its last step."""
+        running, waiting = self._engine.load()
+        cache, config = self._current.cache_stats(), self.config.engine
+        held = cache.blocks_held / max(1, cache.blocks)
+        return ReplicaLoad(running, waiting, config.max_sequences, config.max_queue, held)
+
+    def forget_tenant(self, tenant: str) -> None:
+        """Erase what the engine's n-gram memory holds of a tenant. Blocks for one step."""
+        self._engine.call(lambda engine: engine.forget_tenant(tenant)).result()
 
     def status(self) -> dict[str, Any]:
         """Plain data for `/health` and the admin API."""
         return self._state()
+
+    def check_integrity(self) -> dict[str, int]:
+        """AssertionError when the engine's books don't balance; else what it holds now."""
+
+        def check(engine: Engine) -> dict[str, int]:
+            engine.check_integrity()
+            return {"blocks_held": engine.cache_stats().blocks_held, "requests": sum(engine.load())}
+
+        return self._engine.call(check).result(30.0)
 
     def check_health(self) -> None:
         """Raise when the engine's thread is dead or hangs; Ray Serve then replaces this replica."""
@@ -116,8 +166,10 @@ class Replica:
     def close(self) -> None:
         """Stop all threads; what is queued for Redis is written out. Idempotent."""
         self._watcher.stop()
+        self._erasures.stop()
         self._engine.close()
         self._load.close()
+        self._rollups.close()
         self._writer.close()
 
     def _state(self) -> dict[str, Any]:
@@ -135,12 +187,15 @@ class Replica:
             "waiting": waiting,
             "engine_error": self._engine_error(),
             **self._watcher.status(),
+            "adapters": self._adapters.status(),
+            "erasures": self._erasures.status(),
             "records": {
                 "produced": books.produced,
                 "stored": books.stored,
                 "spooled": books.spooled,
                 "dropped": books.dropped,
                 "opted_out": books.opted_out,
+                "erased": books.erased,
             },
         }
 
@@ -160,29 +215,41 @@ class Replica:
             if config.threads is None:
                 config = replace(config, threads=threads)
         engine = Engine(self._loaded, config)
-        drafter, version = self._drafter
-        engine.set_drafter(drafter, version)
+        install_lineup(engine, self._lineup)
         self._current = engine
         return engine
 
     def _load_drafter(self, directory: Path) -> Drafter:
         return load_drafter(directory, self._loaded.target, self._loaded.fingerprint)
 
-    def _install(self, drafter: Drafter | None, version: str | None) -> None:
-        def swap(engine: Engine) -> None:
-            engine.set_drafter(drafter, version)
-            self._drafter = (drafter, version)
+    def _install(self, lineup: Lineup[Drafter]) -> None:
+        former = self._lineup
 
+        def swap(engine: Engine) -> None:
+            install_lineup(engine, lineup, former)
+            self._lineup = lineup
+            self._arms.begin(lineup.arms)
+
+        stage_lineup(self._current, lineup, former)
         self._engine.call(swap).result()
 
-    def _record(
-        self, request: GenerationRequest, tokens: list[int], lengths: list[int], last: StepOutput
-    ) -> None:
+    def _publish(self, pipeline: Any, everything: bool) -> None:
+        self._counts.publish(pipeline, everything)
+        self._arms.publish(pipeline, everything)
+
+    def _record(self, transcript: Transcript, last: StepOutput) -> None:
+        if last.finish_reason not in ("stop", "length"):
+            return
+        request, lengths = transcript.request, transcript.lengths
         if last.counts is not None:
             self._counts.add(request.segment, last.drafter_version, last.counts)
-        if not request.learn:
+            if not last.by_version:
+                self._arms.add(request.segment, last.drafter_version, last.counts, transcript.started)
+        if not request.learn or self._erasures.covers(request.tenant, transcript.started):
             self._writer.opt_out()
             return
+        if sum(lengths) != len(transcript.tokens):
+            return  # resumed by somebody who doesn't know the steps before
         sampling = request.sampling
         self._writer.put(
             Interaction(
@@ -190,7 +257,7 @@ class Replica:
                 tenant=request.tenant,
                 segment=request.segment,
                 prompt_ids=request.prompt_ids,
-                output_ids=tuple(tokens),
+                output_ids=tuple(transcript.tokens),
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,

@@ -1,4 +1,4 @@
-"""Fetches the drafter version that the journal decided on, checks it, and swaps it in between two steps."""
+"""Fetches the drafter versions that the journal decided on, checks them, swaps them in between two steps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from online_draft.errors import ArtifactError, ConfigError, JournalError, StoreError
+from online_draft.registry.arms import Arms
 from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.journal import DecisionJournal
 from online_draft.registry.ladder import LadderState, fold
 from online_draft.registry.resolution import Resolution, resolve_champion
+from online_draft.serve.lineup import Lineup
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +29,12 @@ RETRY_BAD_S = 30.0
 class WeightWatcher(Generic[D]):
     """Follows the journal on its own thread: polling is the truth, `wait` may return early as a hint.
 
-    `load` turns a fetched directory into a drafter, `install` puts a drafter (or None) into the engine
-    between two steps. A version that can't be fetched, loaded or installed leaves the running one in place
-    and its reason in `status`; while nothing runs yet, previous, baseline and then no drafter are tried. The
-    running and the last version stay loaded, so that going back needs no file. An unreachable journal
-    changes nothing.
+    `load` turns a fetched directory into a drafter, `install` puts a lineup into the engine between two
+    steps: the champion, and beside it the canary, or the previous champion while the new one is watched. A
+    champion that can't be fetched, loaded or installed leaves the running one in place and its reason in
+    `status`; while nothing runs yet, previous, baseline and then no drafter are tried. Without a usable
+    second version the champion drafts alone. Previous stays loaded, so that going back needs no file. An
+    unreachable journal changes nothing.
     """
 
     def __init__(
@@ -40,10 +43,12 @@ class WeightWatcher(Generic[D]):
         registry: DrafterRegistry,
         cache_dir: Path,
         load: Callable[[Path], D],
-        install: Callable[[D | None, str | None], None],
+        install: Callable[[Lineup[D]], None],
         wait: Callable[[float], object] | None = None,
         interval_s: float = 1.0,
+        then: Callable[[LadderState, str | None], None] = lambda state, running: None,
     ) -> None:
+        """`then` is called after every look, with what was decided and the version that runs."""
         self._journal = journal
         self._registry = registry
         self._cache_dir = cache_dir
@@ -52,13 +57,15 @@ class WeightWatcher(Generic[D]):
         self._interval_s = interval_s
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
+        self._then = then
         self._state = LadderState()
         self._resolution: Resolution | None = None
         self._resident: dict[str, D] = {}
         self._bad: dict[str, tuple[str, float]] = {}
         self._journal_error: str | None = None
         self._swaps = 0
-        self.running: tuple[D | None, str | None] = (None, None)
+        self._started_ms = time.time_ns() // 1_000_000
+        self.running: Lineup[D] = Lineup()
         self.ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
 
@@ -77,8 +84,11 @@ class WeightWatcher(Generic[D]):
         resolution = self._resolution
         return {
             "ready": self.ready.is_set(),
-            "drafter_version": self.running[1],
+            "drafter_version": self.running.version,
+            "second_version": self.running.second_version,
+            "second_share": self.running.share,
             "decided_version": self._state.champion,
+            "started_at_ms": self._started_ms,
             "rung": resolution.rung if resolution else None,
             "alarm": resolution.alarm if resolution else False,
             "journal_seq": self._state.seq,
@@ -89,6 +99,10 @@ class WeightWatcher(Generic[D]):
 
     def refresh(self) -> None:
         """Read the journal once and do what it says. Never raises for a bad artifact or journal."""
+        self._resolve()
+        self._then(self._state, self.running.version)
+
+    def _resolve(self) -> None:
         try:
             self._state = fold(self._journal.read(after=self._state.seq), self._state)
         except (StoreError, JournalError) as error:
@@ -97,37 +111,56 @@ class WeightWatcher(Generic[D]):
             self._journal_error = str(error)
             return
         self._journal_error = None
-        running = self.running[1]
+        resolution = self._champion()
+        second = self._second() if resolution.rung == "champion" else None
+        lineup = self._lineup(resolution.version, second)
+        if lineup.same_as(self.running) and self.ready.is_set():
+            self._note(resolution)
+        else:
+            self._swap(lineup, resolution)
+
+    def _champion(self) -> Resolution:
+        """Who shall draft: the champion, else what runs, else what can be read."""
+        running = self.running.version
         if self._state.champion == running and self.ready.is_set():
-            self._resolution = Resolution(running, "champion", alarm=False)
-            return
+            return Resolution(running, "champion", alarm=False)
         resolution = resolve_champion(self._state, self._usable)
         if resolution.rung != "champion" and running is not None:
-            self._note(Resolution(running, resolution.rung, alarm=True))
-            return
-        if resolution.version != running or not self.ready.is_set():
-            self._swap(resolution)
-        else:
-            self._note(resolution)
+            return Resolution(running, resolution.rung, alarm=True)
+        return resolution
 
-    def _swap(self, resolution: Resolution) -> None:
-        version = resolution.version
+    def _second(self) -> Arms | None:
+        """The arms that were decided, if their second version can be used."""
+        arms = self._state.arms
+        return arms if arms is not None and self._usable(arms.second) else None
+
+    def _lineup(self, version: str | None, arms: Arms | None) -> Lineup[D]:
         drafter = self._resident[version] if version is not None else None
+        if arms is None:
+            return Lineup(drafter, version)
+        return Lineup(drafter, version, self._resident[arms.second], arms.second, arms.share, arms.name)
+
+    def _swap(self, lineup: Lineup[D], resolution: Resolution) -> None:
         try:
-            self._install(drafter, version)
+            self._install(lineup)
         except ConfigError as error:
-            assert version is not None
-            self._refuse(version, error)
+            if lineup.second_version is not None:
+                self._refuse(lineup.second_version, error)
+                self._swap(self._lineup(lineup.version, None), resolution)
+                return
+            assert lineup.version is not None
+            self._refuse(lineup.version, error)
             return
-        last = self.running[1]
         self._swaps += 1
-        self.running = (drafter, version)
-        self._resident = {name: kept for name, kept in self._resident.items() if name in (version, last)}
-        if version is not None:
-            self._bad.pop(version, None)
+        self.running = lineup
+        wanted = (lineup.version, lineup.second_version, self._state.previous)
+        self._resident = {name: kept for name, kept in self._resident.items() if name in wanted}
+        for version in (lineup.version, lineup.second_version):
+            self._bad.pop(version or "", None)
         self._note(resolution)
         self.ready.set()
-        logger.info("drafting with %s (%s)", version or "no drafter", resolution.rung)
+        beside = f", beside it {lineup.second_version}" if lineup.second_version is not None else ""
+        logger.info("drafting with %s (%s)%s", lineup.version or "no drafter", resolution.rung, beside)
 
     def _usable(self, version: str) -> bool:
         if version in self._resident:
@@ -146,7 +179,7 @@ class WeightWatcher(Generic[D]):
 
     def _refuse(self, version: str, error: Exception) -> None:
         logger.error(
-            "drafter %s can't be used, %s keeps serving: %s", version, self.running[1] or "none", error
+            "drafter %s can't be used, %s keeps serving: %s", version, self.running.version or "none", error
         )
         self._resident.pop(version, None)
         self._bad[version] = (str(error), time.monotonic())

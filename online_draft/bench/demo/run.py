@@ -26,6 +26,7 @@ from online_draft.settings import Settings, load_settings
 
 DONE, FAILED, MISSED, INTERRUPTED = 0, 1, 3, 130
 _STATUS_EVERY_S = 0.5
+_MOSTLY = 0.8
 _LEFTOVERS = ("artifacts", "cache", "run.json", "serve.log")
 
 
@@ -96,6 +97,15 @@ def _settings(options: DemoOptions) -> Settings:
         # Every step shows what the heads know, and the plain copy of a request finds nothing that the first
         # one left in the cache.
         "engine": {"speculation": "always", "tree_nodes": 8, "prefix_cache": False},
+        # Few requests and little time: a candidate shows itself for a moment, then the gate's word is taken.
+        "control": {
+            "canary_share": 0.25,
+            "canary_requests": 8,
+            "canary_max_s": 4.0,
+            "watch_share": 0.1,
+            "watch_min_s": 4.0,
+            "watch_s": 20.0,
+        },
     }
     return load_settings(flags)
 
@@ -178,8 +188,9 @@ class Player:
         if before is None or after is None or self._scene.ladder.get("promoted", 0) <= self._promoted:
             return False
         first = phase.replies[0].version
-        learnt = all(reply.version != first for reply in phase.replies[-phase.window :])
-        return learnt and after - before >= self._options.margin
+        # The version before may still have its control share.
+        learnt = sum(reply.version != first for reply in phase.replies[-phase.window :])
+        return learnt >= _MOSTLY * phase.window and after - before >= self._options.margin
 
     def _asks(self, domain: str) -> Iterator[Ask]:
         """Prompts that the target was never trained on, each with its own seed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -52,8 +53,9 @@ class Burst:
 
     @property
     def version(self) -> str | None:
-        """The drafter version that served the last request."""
-        return self.replies[-1].version if self.replies else None
+        """The drafter version that served most of the requests."""
+        served = Counter(reply.version for reply in self.replies)
+        return served.most_common(1)[0][0] if served else None
 
 
 class Client:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from online_draft.bench.drift.measure import as_report, measure
 from online_draft.bench.files import write_json
-from online_draft.monitor.drift_verdict import VerdictKind
+from online_draft.monitor.drift.verdict import VerdictKind
 
 
 def main() -> None:

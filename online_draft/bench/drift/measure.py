@@ -8,8 +8,8 @@ from typing import Any
 
 from online_draft.bench.drift.scenarios import SCENARIOS, Scenario, samples
 from online_draft.bench.stats import percentile
-from online_draft.monitor.drift_config import DriftConfig
-from online_draft.monitor.drift_segment import SegmentDrift
+from online_draft.monitor.drift.config import DriftConfig
+from online_draft.monitor.drift.segment import SegmentDrift
 
 BEFORE = 500
 AFTER = 600

@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from online_draft.monitor.drift_samples import DriftSample, Hits
-from online_draft.monitor.drift_verdict import VerdictKind
+from online_draft.monitor.drift.samples import DriftSample, Hits
+from online_draft.monitor.drift.verdict import VerdictKind
 
 HEADS = 5
 _PROMOTED_EVERY = 150

@@ -36,10 +36,14 @@ class Gate:
 
     def is_admin(self, secret: str) -> bool:
         """Whether a secret is the service's admin key or that of an admin in the keys."""
-        self.keyring.refresh()
         own = compare_digest(secret.encode("utf-8", "replace"), self._admin_key)
+        return self.admin_name(secret) is not None or own
+
+    def admin_name(self, secret: str) -> str | None:
+        """The name of an admin in the keys, by the secret."""
+        self.keyring.refresh()
         key = self.keyring.find(secret)
-        return own or (key is not None and key.admin)
+        return key.name if key is not None and key.admin else None
 
     def identify(self, path: str, authorization: str | None) -> ApiKey:
         """Whose request this is. AccessError 401."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
+
+import redis
 
 from online_draft.buffer.books import read_books, total
 from online_draft.errors import ArtifactError, StoreError
@@ -40,12 +43,21 @@ class AdminDesk:
         actor: str,
         reason: str,
         expected_seq: int | None = None,
+        numbers: Mapping[str, Any] | None = None,
     ) -> Decision:
         """Decide on the state as of now, or on the one the caller saw. Errors as `registry.ladder.decide`."""
         seq = self.state().seq if expected_seq is None else expected_seq
         known = self.registry.list_versions() if kind in ("propose", "promote") else None
         return decide(
-            self.journal, seq, kind, version, actor=actor, reason=reason, known=known, notify=self._notify
+            self.journal,
+            seq,
+            kind,
+            version,
+            actor=actor,
+            reason=reason,
+            numbers=numbers,
+            known=known,
+            notify=self._notify,
         )
 
     def drafters(self) -> list[dict[str, Any]]:
@@ -60,7 +72,7 @@ class AdminDesk:
         return {**self._describe(version, self.state()), "decisions": decisions}
 
     def overview(self) -> dict[str, Any]:
-        """Ladder, last decisions, counts by segment and version, books. Redis away: noted, not fatal."""
+        """Ladder, last decisions, counts, books, alarms. Redis away: noted, not fatal."""
         decisions = self.journal.read()
         overview: dict[str, Any] = {
             "ladder": asdict(fold(decisions)),
@@ -77,6 +89,7 @@ class AdminDesk:
             overview["records"] = asdict(total(read_books(self._redis, self._keys)))
             overview["learner"] = self.actor_status("learner")
             overview["control"] = self.actor_status("control")
+            overview["alarms"] = alarms_of(overview["control"])
         except StoreError as error:
             overview["redis_error"] = str(error)
         return overview
@@ -89,6 +102,12 @@ class AdminDesk:
             raw = cast("bytes | None", self._redis.get(self._keys.status(name)))
         return None if raw is None else unpack(raw, f"status of {name}")
 
+    def redis_client(self) -> tuple[redis.Redis, RedisKeys]:
+        """Client and names of what is counted. StoreError offline."""
+        if self._redis is None:
+            raise StoreError("redis is not used offline")
+        return self._redis, self._keys
+
     def _notify(self, decision: Decision) -> None:
         if self._redis is not None:
             publish_wakeup(self._redis, self._keys, decision)
@@ -97,6 +116,7 @@ class AdminDesk:
         shown: dict[str, Any] = {
             "version": version,
             "roles": [role for role in ROLES if getattr(state, role) == version],
+            "share": share_of(version, state),
         }
         try:
             manifest = self.registry.manifest(version)
@@ -108,3 +128,22 @@ class AdminDesk:
             "bytes": manifest.total_bytes,
             "provenance": asdict(manifest.provenance),
         }
+
+
+def share_of(version: str, state: LadderState) -> float:
+    """The part of all sequences that a version was decided to draft for."""
+    arms = state.arms
+    if arms is not None and version == arms.second:
+        return arms.share
+    if version != state.champion:
+        return 0.0
+    return 1.0 if arms is None else 1.0 - arms.share
+
+
+def alarms_of(control: Any) -> list[dict[str, Any]]:
+    """Control's alarms; one if it is silent."""
+    if control is None:
+        silent = {"code": "control_silent", "about": "control", "message": "says nothing", "since_ms": 0}
+        return [silent]
+    alarms: list[dict[str, Any]] = control.get("alarms", [])
+    return alarms

@@ -1,4 +1,4 @@
-"""`/admin/api`: status, drafter versions, decisions. Every route asks for the admin key.
+"""`/admin/api`: status, drafter versions, adapters, decisions. Every route asks for the admin key.
 
 Decisions take an optional JSON body `{"reason": …, "expected_seq": …}`; 409 when somebody else decided
 since `expected_seq`, or when the ladder doesn't allow the decision now.
@@ -16,8 +16,12 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from online_draft.errors import ArtifactError, ConfigError, JournalError, LostRaceError, StoreError
-from online_draft.registry.journal import DecisionKind
+from online_draft.registry.journal import Decision, DecisionKind
+from online_draft.serve.admin.adapters import AdapterDesk
+from online_draft.serve.admin.buffer_routes import build_buffer_router
 from online_draft.serve.admin.desk import AdminDesk
+from online_draft.serve.admin.drift_routes import build_drift_router
+from online_draft.serve.admin.series_routes import build_series_router
 from online_draft.serve.api.backend import Backend
 from online_draft.serve.api.errors import ApiError
 
@@ -34,32 +38,46 @@ class DecisionBody(BaseModel):
 
 
 def build_admin_router(
-    desk: AdminDesk, backend: Backend, admin_key: str, is_admin: Callable[[str], bool] | None = None
+    desk: AdminDesk,
+    backend: Backend,
+    admin_key: str,
+    admin_name: Callable[[str], str | None] = lambda secret: None,
 ) -> APIRouter:
-    """The admin routes. `is_admin` knows further admins by their secrets. An empty key would lock everybody
+    """The admin routes. `admin_name` knows further admins by their secrets. An empty key would lock everybody
     out, so ConfigError."""
     if not admin_key:
         raise ConfigError("admin_key", "must not be empty")
 
-    async def check_key(authorization: Annotated[str, Header()] = "") -> None:
+    async def check_key(authorization: Annotated[str, Header()] = "") -> str:
+        """Who it is, as the journal says it."""
         secret = authorization.removeprefix("Bearer ")
         known = compare_digest(secret.encode("utf-8", "replace"), admin_key.encode())
-        if not (known or (is_admin is not None and is_admin(secret))):
+        name = None if known else admin_name(secret)
+        if not known and name is None:
             raise ApiError(
                 401, "a valid admin key is needed: Authorization: Bearer KEY", code="invalid_admin_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
+        return ACTOR if name is None else f"{ACTOR}:{name}"
 
     router = APIRouter(prefix="/admin/api", dependencies=[Depends(check_key)])
+    router.include_router(build_series_router(desk))
+    router.include_router(build_drift_router(desk))
+    router.include_router(build_buffer_router(desk))
+    adapters = AdapterDesk(desk)
+    who = Depends(check_key)
 
-    def decide(kind: DecisionKind, version: str | None, body: DecisionBody | None) -> dict[str, Any]:
+    def decide(
+        actor: str, kind: DecisionKind, version: str | None, body: DecisionBody | None
+    ) -> dict[str, Any]:
         body = body or DecisionBody()
-        try:
+
+        def decided() -> Decision:
             if kind == "promote" and version not in desk.registry.list_versions():
                 raise ArtifactError(f"there is no drafter version {version}")
-            return asdict(desk.decide(kind, version, ACTOR, body.reason, body.expected_seq))
-        except (ConfigError, ArtifactError, JournalError, StoreError) as error:
-            raise as_admin_error(error) from error
+            return desk.decide(kind, version, actor, body.reason, body.expected_seq)
+
+        return asdict(_reading(decided))
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
@@ -83,24 +101,41 @@ def build_admin_router(
         return shown
 
     @router.post("/drafters/{version}/promote")
-    def promote(version: str, body: DecisionBody | None = None) -> dict[str, Any]:
-        return decide("promote", version, body)
+    def promote(version: str, body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
+        return decide(actor, "promote", version, body)
 
     @router.post("/drafters/{version}/reject")
-    def reject(version: str, body: DecisionBody | None = None) -> dict[str, Any]:
-        return decide("refuse", version, body)
+    def reject(version: str, body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
+        return decide(actor, "refuse", version, body)
 
     @router.post("/rollback")
-    def roll_back(body: DecisionBody | None = None) -> dict[str, Any]:
-        return decide("roll_back", None, body)
+    def roll_back(body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
+        return decide(actor, "roll_back", None, body)
 
     @router.post("/pin")
-    def pin(body: DecisionBody | None = None) -> dict[str, Any]:
-        return decide("pin", None, body)
+    def pin(body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
+        return decide(actor, "pin", None, body)
 
     @router.post("/unpin")
-    def unpin(body: DecisionBody | None = None) -> dict[str, Any]:
-        return decide("unpin", None, body)
+    def unpin(body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
+        return decide(actor, "unpin", None, body)
+
+    @router.get("/adapters")
+    def list_adapters() -> dict[str, Any]:
+        return {"adapters": _reading(adapters.adapters)}
+
+    @router.post("/adapters/{adapter}/load")
+    def load_adapter(adapter: str, body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
+        body = body or DecisionBody()
+        written = _reading(lambda: adapters.load(adapter, actor, body.reason, body.expected_seq), "adapter")
+        return asdict(written)
+
+    # A segment may have slashes.
+    @router.post("/adapters/{name:path}/drop")
+    def drop_adapter(name: str, body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
+        body = body or DecisionBody()
+        written = _reading(lambda: adapters.drop(name, actor, body.reason, body.expected_seq), "adapter")
+        return asdict(written)
 
     @router.get("/learner")
     def learner() -> dict[str, Any]:
@@ -108,29 +143,29 @@ def build_admin_router(
         return {"paused": paused, "status": _reading(lambda: desk.actor_status("learner"))}
 
     @router.post("/learner/pause")
-    def pause(body: DecisionBody | None = None) -> dict[str, Any]:
-        return decide("pause", None, body)
+    def pause(body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
+        return decide(actor, "pause", None, body)
 
     @router.post("/learner/resume")
-    def resume(body: DecisionBody | None = None) -> dict[str, Any]:
-        return decide("resume", None, body)
+    def resume(body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
+        return decide(actor, "resume", None, body)
 
     return router
 
 
-def as_admin_error(error: Exception) -> ApiError:
+def as_admin_error(error: Exception, noun: str = "drafter") -> ApiError:
     """Registry and journal errors as answers to an operator, who may see the reason."""
     if isinstance(error, LostRaceError):
         return ApiError(409, str(error), "expected_seq", "lost_race")
     if isinstance(error, ConfigError):
         return ApiError(409, str(error), error.field, "not_allowed_now")
     if isinstance(error, ArtifactError):
-        return ApiError(404, str(error), "version", "drafter_not_found")
+        return ApiError(404, str(error), "version", f"{noun}_not_found")
     return ApiError(503, str(error), code="journal_unavailable", headers={"Retry-After": "1"})
 
 
-def _reading(read: Any) -> Any:
+def _reading(read: Callable[[], Any], noun: str = "drafter") -> Any:
     try:
         return read()
-    except (ArtifactError, JournalError, StoreError) as error:
-        raise as_admin_error(error) from error
+    except (ConfigError, ArtifactError, JournalError, StoreError) as error:
+        raise as_admin_error(error, noun) from error

@@ -17,7 +17,7 @@ from online_draft.serve.api.answers import envelope, full_answer, role_chunks, s
 from online_draft.serve.api.backend import Backend
 from online_draft.serve.api.bodies import parse_body, read_body
 from online_draft.serve.api.errors import as_api_error
-from online_draft.serve.api.jobs import ANYONE, Caller, Job, plan_chat, plan_completion
+from online_draft.serve.api.jobs import ANYONE, Caller, Job, Labels, plan_chat, plan_completion
 from online_draft.serve.api.metrics import ApiMetrics
 from online_draft.serve.api.model import Model
 from online_draft.serve.api.openapi import errors, streams, takes
@@ -42,7 +42,7 @@ INLINE_BODY_BYTES = 4096
 IGNORED_HEADER = "X-Online-Draft-Ignored"
 
 B = TypeVar("B", bound=GenerationBody)
-Plan = Callable[[B, PromptEncoder, str | None, Caller], Job]
+Plan = Callable[[B, PromptEncoder, Labels, Caller], Job]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +80,14 @@ class Generation:
     async def _answer(self, request: Request, schema: type[B], plan: Plan[B]) -> Response:
         raw = await read_body(request)
         caller = getattr(request.state, "caller", ANYONE)
-        segment = request.headers.get("x-segment")
+        labels = Labels(request.headers.get("x-segment"), request.headers.get("x-session-id"))
 
         def check() -> Job:
             body = parse_body(raw, schema)
             self.model.check(body.model)
             refuse_unsupported(body.model_extra or {})
             body.check()
-            return plan(body, self.encoder, segment, caller)
+            return plan(body, self.encoder, labels, caller)
 
         job = check() if len(raw) <= INLINE_BODY_BYTES else await asyncio.to_thread(check)
         await admit(request.scope, job)

@@ -37,6 +37,14 @@ ANYONE = Caller()
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What headers say about a request: its `X-Segment` and `X-Session-Id`."""
+
+    segment: str | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One API call: `choices[i]` answers the request's choice i (prompt-major, then n)."""
 
@@ -88,7 +96,7 @@ class Job:
         }
 
 
-def plan_chat(body: ChatBody, encoder: PromptEncoder, segment: str | None, caller: Caller) -> Job:
+def plan_chat(body: ChatBody, encoder: PromptEncoder, labels: Labels, caller: Caller) -> Job:
     """Encode a conversation and lay out its sequences. CPU-bound; raises RequestError."""
     prompt_ids = encoder.chat(
         [message.turn() for message in body.messages],
@@ -97,10 +105,10 @@ def plan_chat(body: ChatBody, encoder: PromptEncoder, segment: str | None, calle
         body.chat_template_kwargs,
     )
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    return _plan(body, [prompt_ids], [None], max_tokens, encoder, segment, caller)
+    return _plan(body, [prompt_ids], [None], max_tokens, encoder, labels, caller)
 
 
-def plan_completion(body: CompletionBody, encoder: PromptEncoder, segment: str | None, caller: Caller) -> Job:
+def plan_completion(body: CompletionBody, encoder: PromptEncoder, labels: Labels, caller: Caller) -> Job:
     """Encode prompts and lay out their sequences. CPU-bound; raises RequestError."""
     special = body.add_special_tokens is not False
     prompts = [
@@ -114,7 +122,7 @@ def plan_completion(body: CompletionBody, encoder: PromptEncoder, segment: str |
             for given, ids in zip(body.prompt, prompts, strict=True)
         ]
     max_tokens = body.max_tokens if body.max_tokens is not None else COMPLETION_MAX_TOKENS
-    return _plan(body, prompts, echoes, max_tokens, encoder, segment, caller)
+    return _plan(body, prompts, echoes, max_tokens, encoder, labels, caller)
 
 
 def _plan(
@@ -123,13 +131,13 @@ def _plan(
     echoes: list[str | None],
     max_tokens: int | None,
     encoder: PromptEncoder,
-    segment_header: str | None,
+    labels: Labels,
     caller: Caller,
 ) -> Job:
     is_chat = isinstance(body, ChatBody)
     job_id = ("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12)
     seed = secrets.randbits(53) if body.seed is None else body.seed % SEED_BOUND
-    segment = body.segment(segment_header)
+    segment, session = body.segment(labels.segment), body.session(labels.session)
     only_prompt = max_tokens == 0
     choices = []
     for prompt_index, (prompt_ids, echo) in enumerate(zip(prompts, echoes, strict=True)):
@@ -151,6 +159,7 @@ def _plan(
                 learn=caller.learn and body.store is not False,
                 priority=caller.priority_of(body.priority),
                 deadline_s=body.deadline_s,
+                session=session,
             )
             choices.append(Choice(request, echo, only_prompt))
     shapes = LogprobShapes(encoder.vocabulary, bool(body.return_tokens_as_token_ids))

@@ -56,6 +56,10 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: StrictBool | None = None
 
 
+MAX_SESSION = 256
+"""Characters of a session's name; what is behind them doesn't count."""
+
+
 class GenerationBody(BaseModel):
     """What both routes accept. Fields of other servers that change nothing here end in `model_extra`."""
 
@@ -137,6 +141,12 @@ class GenerationBody(BaseModel):
                 code="invalid_value",
             )
         return value
+
+    def session(self, header: str | None) -> str | None:
+        """What names the conversation: the header `X-Session-Id`, else `prompt_cache_key`, else `user`."""
+        named = (header, (self.model_extra or {}).get("prompt_cache_key"), self.user)
+        given = next((name for name in named if isinstance(name, str) and name), None)
+        return None if given is None else given[:MAX_SESSION]
 
 
 class ChatBody(GenerationBody, ChatTemplateOptions):
