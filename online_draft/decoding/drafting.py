@@ -74,8 +74,7 @@ class Drafting:
         self._ngram_policy = NgramPolicy(policy.cost)
         self._clock = clock
         self._drafted = 0
-        self._resting = False
-        self._rows_of = (0, 0)
+        self._resting = self._dormant = False
         self._flags: list[bool] | None = None
         self._looked = 0.0
         """Seconds of the step's looks at the memory of which nothing came: no part of its price."""
@@ -104,17 +103,19 @@ class Drafting:
         self._last = self._flags = None
         self._looked = 0.0
         sequences = plan.speculating
-        rows_of = len(sequences), len(plan.plain)
-        same = rows_of == self._rows_of and not plan.admitted
-        self._rows_of = rows_of
         looks = self._ngrams is not None and self._ngram_policy.looks() and self._ngrams.due(sequences)
-        self._resting = not looks and self.policy.rests(same)
+        self._resting = not looks and self.policy.rests(bool(plan.admitted))
         if self._resting:
             _decode_plainly(plan, [])
             return None
         able = [sequence for sequence in sequences if sequence.followed] if self._arms.champion.heads else []
         rows = len(sequences) + len(plan.plain)
         count = self.policy.plan(len(able), rows - len(able), bool(plan.admitted))
+        dormant = self.policy.dormant
+        if dormant and not self._dormant:
+            for sequence in able:
+                sequence.followed = self.policy.follows()
+        self._dormant = dormant
         nodes = min(self._most(count), plan.node_budget // count) if count else 0
         proposals: dict[int, Proposal] = {}
         if self._ngrams is not None and sequences and plan.node_budget:

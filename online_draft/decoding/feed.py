@@ -6,7 +6,6 @@ Shapes: N rows of steps, M of them for the ring, S slots, F hidden size.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from online_draft.decoding.runners.base import Ints, Moves, Rows, Runner
@@ -26,8 +25,8 @@ class RingFeed:
     def __init__(self, runner: Runner, ring: FeatureRing) -> None:
         self.runner = runner
         self._ring = ring
-        self._held: list[tuple[Tensor, Moves]] = []
-        self._stage_NF: Tensor | None = None
+        self._held: list[tuple[int, Moves]] = []
+        self._stage_NF = ring.hidden_RF[:0]
         self._rows = 0
         self._since: dict[int, int] = {}
 
@@ -43,9 +42,7 @@ class RingFeed:
         if moves.sources:
             self.runner.apply(Moves(moves.sources, moves.destinations), rows)
         if moves.slots:
-            hidden_NF = rows.hidden_NF.clone() if rows.reused else rows.hidden_NF
-            self._held.append((hidden_NF, moves))
-            self._rows += hidden_NF.shape[0]
+            self._hold(moves, rows.hidden_NF)
             if len(self._held) >= _MOST_STEPS or self._rows >= _MOST_ROWS:
                 self.flush()
 
@@ -62,15 +59,13 @@ class RingFeed:
             return
         rows, tokens, slots, counts = [], [], [], []
         added, starts = [], []
-        start = 0
-        for hidden_NF, moves in held:
+        for start, moves in held:
             rows += moves.rows
             tokens += moves.tokens
             slots += moves.slots
             counts += moves.counts
             added.append(len(moves.rows))
             starts.append(start)
-            start += hidden_NF.shape[0]
         slot_M = np.repeat(slots, counts)
         order_M = np.argsort(slot_M, kind="stable")
         if since:
@@ -87,15 +82,18 @@ class RingFeed:
             order_M = self._newest(order_M, found.tolist(), counts)
         place_M = self._ring.claim_array(found.tolist(), counts)
         row_M = (np.array(rows) + np.repeat(starts, added))[order_M]
-        self.runner.feed(place_M, self._joined([h for h, _ in held], start), row_M, np.array(tokens)[order_M])
+        self.runner.feed(place_M, self._stage_NF, row_M, np.array(tokens)[order_M])
 
-    def _joined(self, parts: list[Tensor], rows: int) -> Tensor:
-        """All hidden rows in one tensor, in memory that is used again."""
-        if len(parts) == 1:
-            return parts[0]
-        if self._stage_NF is None or len(self._stage_NF) < rows:
-            self._stage_NF = parts[0].new_empty(max(rows, 2 * _MOST_ROWS), parts[0].shape[1])
-        return torch.cat(parts, out=self._stage_NF[:rows])
+    def _hold(self, moves: Moves, hidden_NF: Tensor) -> None:
+        """Copy a step's rows to memory of our own: tensors that are kept would cost the next steps theirs."""
+        end = self._rows + hidden_NF.shape[0]
+        if end > len(self._stage_NF):
+            grown_NF = hidden_NF.new_empty(max(end, 2 * _MOST_ROWS), hidden_NF.shape[1])
+            grown_NF[: self._rows] = self._stage_NF[: self._rows]
+            self._stage_NF = grown_NF
+        self._stage_NF[self._rows : end].copy_(hidden_NF)
+        self._held.append((self._rows, moves))
+        self._rows = end
 
     def _newest(self, order_M: Ints, slots: list[int], counts: list[int]) -> Ints:
         """Of each slot's rows as many as the ring holds; the ring skips the others."""

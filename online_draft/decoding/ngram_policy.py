@@ -22,8 +22,8 @@ _LOOKS_SHARE = 0.005
 """Of the time, what looking may take as long as nothing comes of it."""
 _MERGED_WORTH = 0.25
 """What a token of a proposal in the heads' trees earns, in tokens: heads might have had it too."""
-_LOOKS_CREDIT = 16.0
-"""In plain steps."""
+_LOOKS_CREDIT, _LOOKS_DEBT = 16.0, 400.0
+"""In plain steps. A look may be dear: it enters what was written since the last one."""
 _MOST_CREDIT = 4.0
 """In plain steps; what may be owed, too."""
 
@@ -124,8 +124,8 @@ class NgramPolicy:
         return {"steps": self._steps, "tokens": self._tokens, "share": round(self._realised.share, 3)}
 
     def _earn(self, seconds: float) -> None:
-        most = _LOOKS_CREDIT * self._cost.plain(1)
-        self._looks_credit = max(-most, min(most, self._looks_credit + seconds))
+        step = self._cost.plain(1)
+        self._looks_credit = max(-_LOOKS_DEBT * step, min(_LOOKS_CREDIT * step, self._looks_credit + seconds))
 
     def _passed(self, seconds: float) -> None:
         most = _MOST_CREDIT * self._cost.plain(1)

@@ -12,7 +12,7 @@ AWAY = 16
 """Plain steps between two probes at least. Behind so many, a drafted step isn't typical: the drafter's state
 is rebuilt."""
 _MAX_BACKOFF = 8.0
-_MAX_DEBT = 2.0
+_MAX_DEBT = 4.0
 """In probes, as the back-off is."""
 _TRIAL_CREDIT = 4.0
 """In probes: what a trial near break-even needs."""

@@ -24,6 +24,8 @@ _MARGIN = 0.02
 _PROBE_NODES = 4
 _PROBE_SEQUENCES = 8
 """One of so many sequences drafts in a probe, at least one: the others lose nothing but the time."""
+_FOLLOWED = 32
+"""One of so many sequences is followed while drafting is far from worth it."""
 _NEAR = 0.95
 """Above this share of the plain rate drafting is tried for some steps, as often as it can be paid for."""
 _TRIAL = 32
@@ -36,11 +38,15 @@ _COLD = 4
 """The first drafted steps of all warm the machine up: what they take says nothing."""
 _MANY, _SAMPLE = 200, 4
 """Behind so many drafted steps every fourth tells what steps cost."""
-_BURST = 4
-"""Plain steps in a row that keep the plain cost honest while drafting. Behind a drafted step caches are cold:
-the first isn't counted."""
-_BURST_GAPS = (64, 512)
+_BURST, _LONG_BURST = 4, 24
+"""Plain steps in a row that keep the plain cost honest while drafting."""
+_SETTLING, _LONG_SETTLING = 1, 8
+"""So many of them aren't counted: behind a drafted step caches are cold, and a plain step that seems a quarter
+too slow makes drafting at 0.9 of the plain rate seem to pay."""
+_BURST_GAPS = (128, 512)
 """Drafted steps between two of these: near break-even, far from it."""
+_CLOSE = 1.5
+"""Below this advantage bursts are long."""
 _STRAYED = 0.1
 """Where costs have moved this far (log) since the last plain step, it is time for some."""
 _IDLE = 16
@@ -88,6 +94,7 @@ class SpeculationPolicy:
         self._trial_left = 0
         self._burst_left = 0
         self._burst_gap = _BURST_GAPS[0]
+        self._settling = _SETTLING
         self._plain_drift = 0.0
         self._budget = ProbeBudget()
         self._buckets: Counter[int] = Counter()
@@ -97,16 +104,19 @@ class SpeculationPolicy:
         """Nodes over the batch that the next step will probably verify."""
         return self.last.nodes if self.mode == "auto" else self.planned_nodes
 
-    def follows(self) -> bool:
-        """Whether to keep what drafting for a new sequence needs. Ask once for each.
+    @property
+    def dormant(self) -> bool:
+        """Whether nothing is drafted, and that is far from worth it, as a probe of this drafter has shown."""
+        found = not self._on and self._budget.backoff > 1.0
+        return found and self.mode == "auto" and self._advantage * self._realised.share < _NEAR
 
-        While nothing is drafted and that is far from worth it, only some are followed, for probes: the others
-        cost what they cost without a drafter.
+    def follows(self) -> bool:
+        """Whether to keep what drafting for a sequence needs. Ask once for each that is new, and for all when
+        the policy gets dormant: then only some are followed, for probes, and the others cost what they cost
+        without a drafter.
         """
         self._arrivals += 1
-        far = self._advantage * self._realised.share < _NEAR
-        dormant = self.mode == "auto" and not self._on and far
-        return not dormant or self._arrivals % _PROBE_SEQUENCES == 0
+        return not self.dormant or self._arrivals % _FOLLOWED == 0
 
     def plan(self, sequences: int, others: int = 0, arrived: bool = False) -> int:
         """For how many of `sequences` this step should draft, beside `others` that never do.
@@ -182,18 +192,21 @@ class SpeculationPolicy:
         self._chose(worth_C, total)
         return keep(order_X, total, parents)
 
-    def rests(self, same: bool) -> bool:
+    def rests(self, arrived: bool) -> bool:
         """Whether the next step is plain without `plan` and `observe`: then `passed` ends it.
 
-        `same`: it has the sequences of the last one. Nothing may be drafted, due to be tried or to be timed.
+        `arrived`: a sequence is new since the last step. Nothing may be drafted, due to be tried or timed.
         """
         last = self.last
-        if not same or last.nodes or last.sequences or self.mode != "auto" or self._unseen >= self._gap - 1:
+        if last.nodes or last.sequences or self.mode != "auto" or self._unseen >= self._gap - 1:
             return False
-        if self._eligible:
-            if self._on or not self._idle:
-                return False
-            self._idle -= 1
+        if not self._eligible:
+            return not arrived
+        if self._on or not self._idle:
+            return False
+        self._idle -= 1
+        if arrived:
+            self._budget.want()
         return True
 
     def passed(self, seconds: float) -> None:
@@ -221,7 +234,7 @@ class SpeculationPolicy:
             self._plain_run += 1
             self._unseen += 1
             comparing = self._on and self._eligible
-            seen = self._plain_run > 1 if comparing else self._unseen >= self._gap
+            seen = self._plain_run > self._settling if comparing else self._unseen >= self._gap
             cold, self._cold = self._cold, False
             if typical and seen and not cold and self.mode == "auto":
                 self._unseen = 0
@@ -332,7 +345,8 @@ class SpeculationPolicy:
         if strayed or self._since_plain >= self._burst_gap:
             near, far = _BURST_GAPS
             self._burst_gap = min(far, 2 * self._burst_gap) if advantage > 1.2 else near
-            self._burst_left = _BURST - 1
+            burst, settling = (_LONG_BURST, _LONG_SETTLING) if advantage < _CLOSE else (_BURST, _SETTLING)
+            self._burst_left, self._settling = burst - 1, settling
             self._measuring = True
             return False
         return True

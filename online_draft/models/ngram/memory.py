@@ -13,7 +13,7 @@ from online_draft.models.ngram.merge import merge
 from online_draft.models.ngram.tree import REQUEST, TENANT, NgramTree
 
 _match = itemgetter(0)
-_AT_ONCE = 2048
+_AT_ONCE = 256
 """Tokens of a tenant that one proposal enters into its index at most, but for the last text's."""
 
 

@@ -257,13 +257,13 @@ def test_while_it_is_far_from_worth_it_few_steps_are_decided_and_few_sequences_f
     engine.run(12000)
     rested = 0
     for _ in range(1000):
-        if engine.policy.rests(same=True):
+        if engine.policy.rests(arrived=False):
             engine.policy.passed(engine.machine.seconds(1, 0))
             rested += 1
         else:
             engine.run(1)
     assert rested > 980
-    assert sum(engine.policy.follows() for _ in range(800)) == 100
+    assert sum(engine.policy.follows() for _ in range(640)) == 20
     engine.machine.row_cost = cheap
     engine.run(15000)
     assert all(engine.policy.follows() for _ in range(16))
