@@ -185,6 +185,92 @@ def bench_step(
     raise typer.Exit(run(options))
 
 
+@bench_app.command("swap")
+def bench_swap(
+    target: Annotated[str, typer.Option(help="embedded, a directory or a Hub name.")] = "embedded",
+    drafter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: the embedded baseline.")
+    ] = None,
+    other: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="It takes turns with this. Default: embedded narrow.")
+    ] = None,
+    swaps: Annotated[int, typer.Option(min=1)] = 50,
+    streams: Annotated[int, typer.Option(min=1, help="Requests under way at any time.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Between two swaps, at least.")] = 60,
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines with prompt, messages or turns.")] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Different ones; they come again and again.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=2)] = 96,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    tree_nodes: Annotated[int, typer.Option(min=1)] = 16,
+    kernels: Annotated[str, typer.Option(help="wait: compiled code; off: torch.")] = "wait",
+    json_out: JsonOut = None,
+) -> None:
+    """Drafters exchanged under steady load: failed requests, changed outputs, the time that a swap takes."""
+    from online_draft.bench.swap import SwapOptions, run
+
+    options = SwapOptions(
+        target=target,
+        drafter=drafter,
+        other=other,
+        swaps=swaps,
+        streams=streams,
+        steps=steps,
+        prompts=prompts,
+        requests=requests,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        tree_nodes=tree_nodes,
+        kernels=kernels,  # type: ignore[arg-type]  # checked by measure
+        json_path=json_out,
+    )
+    raise typer.Exit(run(options))
+
+
+@bench_app.command("interference")
+def bench_interference(
+    target: Annotated[str, typer.Option(help="embedded, a directory or a Hub name.")] = "embedded",
+    drafter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: the embedded baseline.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines with prompt, messages or turns.")] = None,
+    records: Annotated[int, typer.Option(min=8, help="Answers logged for the learner beforehand.")] = 160,
+    repeat: Annotated[int, typer.Option(min=1)] = 8,
+    bursts: Annotated[int, typer.Option(min=1, help="In each repeat, a pause before each.")] = 6,
+    burst: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 4,
+    pause: Annotated[float, typer.Option(help="Seconds, about, in which the learner works.")] = 1.0,
+    floor_share: Annotated[float, typer.Option(help="Of the third mode.")] = 0.1,
+    max_new_tokens: Annotated[int, typer.Option(min=2)] = 64,
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    kernels: Annotated[str, typer.Option(help="wait: compiled code; off: torch.")] = "wait",
+    json_out: JsonOut = None,
+) -> None:
+    """Latency under bursts with the learner off, in idle mode and with a floor share, on this machine's CPU."""
+    from online_draft.bench.interference import InterferenceOptions, run
+
+    options = InterferenceOptions(
+        target=target,
+        drafter=drafter,
+        prompts=prompts,
+        records=records,
+        repeat=repeat,
+        bursts=bursts,
+        burst=burst,
+        pause_s=pause,
+        floor_share=floor_share,
+        max_new_tokens=max_new_tokens,
+        threads=threads,
+        kernels=kernels,  # type: ignore[arg-type]  # checked by measure
+        json_path=json_out,
+    )
+    raise typer.Exit(run(options))
+
+
 @bench_app.command("ablate")
 def bench_ablate(
     target: Annotated[str, typer.Option(help="embedded, a directory or a Hub name.")] = "embedded",
@@ -240,6 +326,86 @@ def bench_ablate(
         max_hours=max_hours,
         json_path=json_out,
         work=work,
+    )
+    raise typer.Exit(run(options))
+
+
+@bench_app.command("shift")
+def bench_shift(
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Serve, learn and decide in turns, in this process.")
+    ] = False,
+    order: Annotated[str, typer.Option(help="Domains, in the order in which they come.")] = (
+        "sql,math,python,story"
+    ),
+    requests_per_segment: Annotated[
+        int, typer.Option(min=2, help="Requests of a phase: a multiple of the window.")
+    ] = 600,
+    phases: Annotated[
+        str,
+        typer.Option(
+            help="sharp: each domain; gradual: the last to the first; return: first, second, first."
+        ),
+    ] = "sharp,gradual,return",
+    drafter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it starts. Default: the embedded narrow one.")
+    ] = None,
+    window: Annotated[int, typer.Option(min=1, help="Requests that a τ is taken over.")] = 50,
+    slices: Annotated[int, typer.Option(min=0, help="Pieces of the learner's work after each request.")] = 2,
+    slice_records: Annotated[int, typer.Option(min=1, help="Records of an update.")] = 8,
+    rate: Annotated[float, typer.Option(help="Requests a second on the promotion ladder's clock.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=2)] = 96,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.6,
+    tree_nodes: Annotated[int, typer.Option(min=1)] = 16,
+    check_every: Annotated[
+        int, typer.Option(min=0, help="Compare every so many answers with plain decoding's; 0: none.")
+    ] = 10,
+    ceiling: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="train|DOMAIN=DIR", help="Also replay drafters of one domain: trained here, or given."
+        ),
+    ] = None,
+    ceiling_steps: Annotated[int, typer.Option(min=1, help="Updates of a ceiling trained here.")] = 500,
+    ceiling_answers: Annotated[int, typer.Option(min=1, help="Answers that it is trained on.")] = 500,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    kernels: Annotated[str, typer.Option(help="wait: compiled code; off: torch.")] = "wait",
+    json_out: JsonOut = None,
+) -> None:
+    """Traffic moves from domain to domain: how soon, how far and how safely the drafter follows."""
+    from online_draft.bench.shift import ShiftOptions, run
+    from online_draft.bench.shift.options import TRAIN
+
+    given = []
+    for value in ceiling or []:
+        domain, equals, directory = value.partition("=")
+        if equals:
+            given.append((domain, Path(directory)))
+        elif value != TRAIN:
+            raise ConfigError("--ceiling", f"{value!r} is neither {TRAIN} nor DOMAIN=DIR")
+    options = ShiftOptions(
+        simulate=simulate,
+        drafter=drafter,
+        order=tuple(name.strip() for name in order.split(",")),
+        requests_per_segment=requests_per_segment,
+        kinds=tuple(name.strip() for name in phases.split(",")),
+        window=window,
+        slices=slices,
+        slice_records=slice_records,
+        rate=rate,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        tree_nodes=tree_nodes,
+        check_every=check_every,
+        ceilings=tuple(given),
+        train_ceilings=TRAIN in (ceiling or []),
+        ceiling_steps=ceiling_steps,
+        ceiling_answers=ceiling_answers,
+        seed=seed,
+        threads=threads,
+        kernels=kernels,  # type: ignore[arg-type]  # checked by run
+        json_path=json_out,
     )
     raise typer.Exit(run(options))
 

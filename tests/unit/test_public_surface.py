@@ -20,8 +20,8 @@ COMMANDS = {
     *("adapter train", "adapter show", "adapter list", "adapter push", "adapter load", "adapter drop"),
     "adapter prune",
     *("buffer stats", "buffer erase"),
-    "bench adapters",
-    *("bench ablate", "bench decode", "bench load", "bench step"),
+    *("bench adapters", "bench swap", "bench interference"),
+    *("bench ablate", "bench decode", "bench load", "bench shift", "bench step"),
 }
 
 OPTIONS = {
@@ -55,6 +55,17 @@ OPTIONS = {
         *("--target", "--drafter", "--concurrency", "--prompts", "--requests", "--max-new-tokens"),
         *("--temperature", "--trace", "--speedup", "--long-prompt", "--speculation", "--kernels"),
         *("--device", "--dtype", "--threads", "--repeat", "--json"),
+    },
+    "bench swap": {
+        *("--target", "--drafter", "--other", "--swaps", "--streams", "--threads", "--kernels", "--json"),
+    },
+    "bench interference": {
+        *("--target", "--drafter", "--repeat", "--bursts", "--burst", "--pause", "--floor-share", "--threads"),
+        *("--kernels", "--json"),
+    },
+    "bench shift": {
+        *("--json", "--order", "--requests-per-segment", "--simulate", "--phases", "--ceiling", "--window"),
+        *("--drafter", "--slices", "--rate", "--temperature", "--seed", "--threads", "--kernels"),
     },
     "bench step": {
         *("--target", "--drafter", "--random-init", "--layers", "--rows", "--batch", "--context"),
