@@ -41,7 +41,7 @@ _MANY, _SAMPLE = 200, 4
 _BURST, _LONG_BURST = 4, 24
 """Plain steps in a row that keep the plain cost honest while drafting."""
 _SETTLING, _LONG_SETTLING = 1, 8
-"""So many of them aren't counted: behind a drafted step caches are cold, and a plain step that seems a quarter
+"""So many of them aren't counted: behind a drafted step caches are cold. A plain step that seems a quarter
 too slow makes drafting at 0.9 of the plain rate seem to pay."""
 _BURST_GAPS = (128, 512)
 """Drafted steps between two of these: near break-even, far from it."""
