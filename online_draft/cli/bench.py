@@ -250,7 +250,7 @@ def bench_interference(
     kernels: Annotated[str, typer.Option(help="wait: compiled code; off: torch.")] = "wait",
     json_out: JsonOut = None,
 ) -> None:
-    """Latency under bursts with the learner off, in idle mode and with a floor share, on this machine's CPU."""
+    """Latency under bursts with the learner off, in idle mode and with a floor share, on a CPU."""
     from online_draft.bench.interference import InterferenceOptions, run
 
     options = InterferenceOptions(

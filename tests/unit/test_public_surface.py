@@ -60,8 +60,8 @@ OPTIONS = {
         *("--target", "--drafter", "--other", "--swaps", "--streams", "--threads", "--kernels", "--json"),
     },
     "bench interference": {
-        *("--target", "--drafter", "--repeat", "--bursts", "--burst", "--pause", "--floor-share", "--threads"),
-        *("--kernels", "--json"),
+        *("--target", "--drafter", "--repeat", "--bursts", "--burst", "--pause", "--floor-share"),
+        *("--threads", "--kernels", "--json"),
     },
     "bench shift": {
         *("--json", "--order", "--requests-per-segment", "--simulate", "--phases", "--ceiling", "--window"),
