@@ -182,7 +182,9 @@ class Traffic:
         ]
 
     def drafter(self, **sizes: Any) -> Any:
-        """An untrained Amphista for this target."""
+        """An untrained Amphista for this target, the same every time."""
+        import torch
+
         from online_draft.models.artifact import new_drafter
 
         small = {
@@ -192,7 +194,9 @@ class Traffic:
             "intermediate_size": 32,
             "markov_rank": 16,
         }
-        return new_drafter("amphista", self.loaded.target, **{**small, **sizes})
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return new_drafter("amphista", self.loaded.target, **{**small, **sizes})
 
 
 @pytest.fixture(scope="session")

@@ -87,8 +87,8 @@ class Service:
     def say_load(self, running: int, replica: str = "replica-1") -> None:
         publish_load(self.client, self.keys, replica, Load(running, 0, time.time_ns() // 1_000_000))
 
-    def learner(self, config: LearnerConfig = CONFIG) -> LearnerLoop:
-        loop = LearnerLoop(self.place, config, self.traffic.loaded)
+    def learner(self, config: LearnerConfig = CONFIG, place: LearnerPlace | None = None) -> LearnerLoop:
+        loop = LearnerLoop(place or self.place, config, self.traffic.loaded)
         self.loops.append(loop)
         return loop
 
@@ -100,7 +100,7 @@ class Service:
         """Tick while the one replica says that it is idle, until the condition holds."""
         deadline = time.monotonic() + seconds
         while not until():
-            assert time.monotonic() < deadline, loop.status()
+            assert time.monotonic() < deadline, str(loop.status())
             self.say_load(0)
             time.sleep(min(loop.tick(), 0.002))
 

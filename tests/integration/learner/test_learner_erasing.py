@@ -183,15 +183,10 @@ def test_a_learner_goes_on_at_another_node(service: Any, learner_config: Learner
     first.close()
     sizes = first.status()["feed"]["segments"]["a"]
     shutil.rmtree(service.directory / "cache")
-    here = service.place
-    elsewhere = replace(here, cache_dir=str(service.directory / "elsewhere"))
-    type(service).place = property(lambda _self: elsewhere)
-    try:
-        second = service.learner(never)
-        began = time.monotonic()
-        service.run(second, lambda: second.status()["champion"])
-    finally:
-        type(service).place = property(lambda _self: here)
+    elsewhere = replace(service.place, cache_dir=str(service.directory / "elsewhere"))
+    second = service.learner(never, elsewhere)
+    began = time.monotonic()
+    service.run(second, lambda: second.status()["champion"])
     assert time.monotonic() - began < 30
     assert second.status()["slices"] >= first.status()["slices"]
     assert second.status()["steps"] >= first.status()["steps"]
