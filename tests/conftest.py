@@ -22,8 +22,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Con
 
     Kernels are named after their sources, so pytest's cache keeps them from one run to the next.
     """
-    assert pytestconfig.cache is not None
-    kept = pytestconfig.cache.mkdir("kernels")
+    pytest_cache = getattr(pytestconfig, "cache", None)  # none with -p no:cacheprovider
+    kept = pytest_cache.mkdir("kernels") if pytest_cache else tmp_path_factory.mktemp("kernels")
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("ONLINE_DRAFT_CACHE", str(cache))
