@@ -48,7 +48,7 @@ def test_the_command_names_are_frozen() -> None:
         "adapter": ["drop", "list", "load", "prune", "push", "show", "train"],
         "learner": ["pause", "resume", "status"],
         "buffer": ["erase", "stats"],
-        "bench": ["ablate", "adapters", "decode", "load", "step"],
+        "bench": ["ablate", "adapters", "decode", "interference", "load", "shift", "step", "swap"],
     }
 
 
