@@ -39,7 +39,7 @@ from online_draft.learner.config import LearnerConfig
 from online_draft.logs import LogConfig
 from online_draft.serve.access.config import AccessConfig
 from online_draft.serve.access.key_file import DEFAULT_NAME as KEYS_NAME
-from online_draft.serve.scaling import ScalingConfig
+from online_draft.serve.fleet.scaling import ScalingConfig
 
 ENV_PREFIX = "ONLINE_DRAFT_"
 DEFAULT_FILE = Path("online-draft.toml")

@@ -51,7 +51,7 @@ def adapter_train(
     from online_draft.training.adapters.run import AdapterRun, run
     from online_draft.training.adapters.student import LoraSizes
     from online_draft.training.adapters.train import AdapterTraining
-    from online_draft.training.answers import AnswerConfig
+    from online_draft.training.distillation.answers import AnswerConfig
     from online_draft.training.trainer_config import TrainerConfig
 
     prepare(device, dtype, None)

@@ -12,7 +12,7 @@ from online_draft.cli.options import JsonOut
 from online_draft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from online_draft.training.distill_config import DistillProgress, DistillReport
+    from online_draft.training.distillation.distill_config import DistillProgress, DistillReport
 
 STOPPED = 130
 """Exit code of a run that was asked to stop."""
@@ -145,10 +145,10 @@ def distill(
     from rich.console import Console
 
     from online_draft.bench.progress import Bars
-    from online_draft.training.answers import AnswerConfig
-    from online_draft.training.distill import run
-    from online_draft.training.distill_config import DistillConfig, DistillPaused
-    from online_draft.training.stopping import Stop
+    from online_draft.training.distillation.answers import AnswerConfig
+    from online_draft.training.distillation.distill import run
+    from online_draft.training.distillation.distill_config import DistillConfig, DistillPaused
+    from online_draft.training.distillation.stopping import Stop
     from online_draft.training.trainer_config import TrainerConfig
 
     config = DistillConfig(

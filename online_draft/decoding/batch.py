@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from online_draft.decoding.drafting.tree import DraftTrees
 from online_draft.decoding.plan import PrefillChunk, StepPlan
 from online_draft.decoding.sequence import Sequence
-from online_draft.decoding.tree import DraftTrees
 from online_draft.models.rows import AttentionGroup, RowBatch
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from online_draft.core import TokenLogprobs
-from online_draft.decoding.forest import Forest
+from online_draft.decoding.drafting.forest import Forest
 from online_draft.decoding.logprobs import token_logprobs
 from online_draft.decoding.noise import gumbel
 from online_draft.decoding.runners.base import Rows

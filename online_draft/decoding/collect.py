@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from online_draft.decoding.choices import TargetChoices
 from online_draft.decoding.commit import Commit
-from online_draft.decoding.forest import Forest
+from online_draft.decoding.drafting.forest import Forest
 from online_draft.decoding.plan import StepPlan
 from online_draft.decoding.runners.base import Rows, Runner
 from online_draft.decoding.verification import Walk, walk

@@ -14,28 +14,28 @@ import torch
 
 from online_draft.core import GenerationRequest, StepOutput
 from online_draft.decoding.adapters import EngineAdapters
-from online_draft.decoding.arms import Arms
 from online_draft.decoding.batch import SlotTable
 from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.choices import TargetChoices
 from online_draft.decoding.collect import collect
 from online_draft.decoding.commit import Commit
 from online_draft.decoding.config import EngineConfig
-from online_draft.decoding.cost import CostModel
-from online_draft.decoding.drafting import Drafting
+from online_draft.decoding.drafting.arms import Arms
+from online_draft.decoding.drafting.drafting import Drafting
+from online_draft.decoding.drafting.ngrams import NgramDrafts
+from online_draft.decoding.drafting.staging import Staging
 from online_draft.decoding.feed import RingFeed
 from online_draft.decoding.masks import TokenMask
 from online_draft.decoding.memory import kv_tokens_for
-from online_draft.decoding.ngrams import NgramDrafts
 from online_draft.decoding.plan import CacheStats, StepPlan
-from online_draft.decoding.profile import StepProfile
+from online_draft.decoding.policy.cost import CostModel
+from online_draft.decoding.policy.profile import StepProfile
+from online_draft.decoding.policy.speculation import SpeculationPolicy
 from online_draft.decoding.runners.base import Memory
 from online_draft.decoding.runners.profiling import step_profile
 from online_draft.decoding.runners.select import RunnerChoice
 from online_draft.decoding.scheduler import Scheduler
 from online_draft.decoding.sequence import Sequence
-from online_draft.decoding.speculation import SpeculationPolicy
-from online_draft.decoding.staging import Staging
 from online_draft.decoding.timer import StepTimer
 from online_draft.errors import ConfigError, RequestError
 from online_draft.models.drafter import Drafter

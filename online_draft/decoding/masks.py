@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from online_draft.decoding.candidates import Candidates
+    from online_draft.decoding.drafting.candidates import Candidates
 
 
 class TokenMask(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.plan import CacheStats, StepPlan
-from online_draft.decoding.profile import StepProfile
+from online_draft.decoding.policy.profile import StepProfile
 from online_draft.decoding.sequence import Sequence
 from online_draft.errors import CapacityError
 

@@ -15,7 +15,7 @@ from online_draft.decoding.processors import processors_for
 from online_draft.decoding.sampling import has_filter
 
 if TYPE_CHECKING:
-    from online_draft.decoding.arms import Arm
+    from online_draft.decoding.drafting.arms import Arm
 
 
 class Sequence:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from online_draft.decoding.calibration import Calibration
-from online_draft.decoding.forest import DraftedTrees
+from online_draft.decoding.drafting.forest import DraftedTrees
+from online_draft.decoding.policy.calibration import Calibration
 
 _FEW = 64
 """So many nodes are gone through one by one: behind a step numpy's many small calls take longer."""

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from online_draft.learner.config import LearnerConfig, LearnerPlace
-from online_draft.learner.timekeeping import niceness
+from online_draft.learner.idle.timekeeping import niceness
 from online_draft.logs import set_up_logs_of
 from online_draft.registry.revision import code_version
 
@@ -90,7 +90,7 @@ class LearnerActor:
     def _build(self) -> LearnerLoop:
         import torch
 
-        from online_draft.learner.gpu import bound_memory, target_dtype
+        from online_draft.learner.idle.gpu import bound_memory, target_dtype
         from online_draft.learner.loop import LearnerLoop
         from online_draft.models.loading import load_target
 

@@ -13,7 +13,7 @@ import redis
 from online_draft.buffer.records import encode
 from online_draft.core import Interaction
 from online_draft.errors import ArtifactError, StoreError
-from online_draft.learner.pacer import Pacer
+from online_draft.learner.idle.pacer import Pacer
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
 from online_draft.monitor.drift.samples import DriftSample, Hits, publish_drift_samples

@@ -19,14 +19,14 @@ from online_draft.learner.alarms import DriftAlarms
 from online_draft.learner.checkpoint import CheckpointStore
 from online_draft.learner.config import LearnerConfig, LearnerPlace
 from online_draft.learner.drift_meter import DriftMeter
-from online_draft.learner.examiner import Examined, Examiner
 from online_draft.learner.feed import RecordFeed, assistant_tokens
-from online_draft.learner.forgetting import Forgetting
-from online_draft.learner.gpu import Residence
-from online_draft.learner.ladder_view import LadderView
-from online_draft.learner.lookout import Interrupted, Lookout
+from online_draft.learner.idle.gpu import Residence
+from online_draft.learner.idle.lookout import Interrupted, Lookout
+from online_draft.learner.idle.pacer import Pacer
+from online_draft.learner.judge.examiner import Examined, Examiner
+from online_draft.learner.judge.forgetting import Forgetting
+from online_draft.learner.judge.ladder_view import LadderView
 from online_draft.learner.notebook import Notebook
-from online_draft.learner.pacer import Pacer
 from online_draft.learner.rate import LearningRate
 from online_draft.learner.report import Report, State
 from online_draft.learner.student import Student

@@ -8,10 +8,10 @@ from typing import Any
 
 from online_draft.errors import ArtifactError, StoreError
 from online_draft.learner.checkpoint import Checkpoint, CheckpointStore
-from online_draft.learner.examiner import Examiner
 from online_draft.learner.feed import RecordFeed
-from online_draft.learner.gate import GateBooks
-from online_draft.learner.lineage import Lineage
+from online_draft.learner.judge.examiner import Examiner
+from online_draft.learner.judge.gate import GateBooks
+from online_draft.learner.judge.lineage import Lineage
 from online_draft.learner.rate import LearningRate
 from online_draft.learner.saving import Saver
 from online_draft.learner.student import Student

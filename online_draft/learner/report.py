@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 import redis
 
 from online_draft.errors import StoreError
-from online_draft.learner.gate import Verdict
-from online_draft.learner.timekeeping import StateTimes
+from online_draft.learner.idle.timekeeping import StateTimes
+from online_draft.learner.judge.gate import Verdict
 from online_draft.registry.revision import code_version
 from online_draft.store import RedisKeys
 from online_draft.store.packing import pack

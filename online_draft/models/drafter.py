@@ -57,7 +57,7 @@ class MarkovTerm:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """All heads' opinions at the newest row of S sequences; turned into trees by `decoding/tree.py`.
+    """All heads' opinions at the newest row of S sequences; turned into trees by `decoding/drafting/tree.py`.
 
     Head k (0-based) scores the token k + 1 places behind the root, the newest committed token.
     """

@@ -10,18 +10,18 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
-from online_draft.serve.autoscaling import ingress_autoscaling, replica_autoscaling
-from online_draft.serve.channel import Channel
 from online_draft.serve.config import ServiceConfig
+from online_draft.serve.fleet.autoscaling import ingress_autoscaling, replica_autoscaling
+from online_draft.serve.fleet.channel import Channel
+from online_draft.serve.fleet.messages import Downlink, ReplicaLoad, Uplink
 from online_draft.serve.ingress import Ingress
-from online_draft.serve.messages import Downlink, ReplicaLoad, Uplink
 
 APP_NAME = "online-draft"
 REPLICA = "Replica"
 INGRESS = "Ingress"
 
 
-ROUTER: Any = "online_draft.serve.routing:DirectedRouter"
+ROUTER: Any = "online_draft.serve.fleet.routing:DirectedRouter"
 
 REPLICA_CALLS = 10_000
 """At most so many calls and streams of ingresses at a time; the engine's own queue is the bound."""

@@ -10,7 +10,7 @@ from online_draft.buffer.writer import WriterConfig
 from online_draft.decoding.config import EngineConfig
 from online_draft.logs import LogConfig
 from online_draft.serve.access.config import AccessConfig
-from online_draft.serve.scaling import ScalingConfig
+from online_draft.serve.fleet.scaling import ScalingConfig
 from online_draft.store import RedisKeys
 
 

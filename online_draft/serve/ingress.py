@@ -27,9 +27,9 @@ from online_draft.serve.api.errors import ApiError
 from online_draft.serve.api.prompts import PromptEncoder, tokenizer_directory
 from online_draft.serve.config import ServiceConfig
 from online_draft.serve.engine_thread import EngineDead
-from online_draft.serve.fleet import Fleet
-from online_draft.serve.link import ReplicaLost
-from online_draft.serve.resume import run
+from online_draft.serve.fleet.fleet import Fleet
+from online_draft.serve.fleet.link import ReplicaLost
+from online_draft.serve.fleet.resume import run
 
 logger = logging.getLogger(__name__)
 

@@ -33,14 +33,14 @@ from online_draft.registry.journal import DecisionJournal
 from online_draft.registry.wakeups import START, wait_for_wakeup
 from online_draft.serve.adapters import AdapterWatcher
 from online_draft.serve.bootstrap import ensure_first_version
-from online_draft.serve.channel import Channel
 from online_draft.serve.config import ServiceConfig
 from online_draft.serve.engine_thread import EngineDead, EngineThread
 from online_draft.serve.erasing import ErasureWatcher
+from online_draft.serve.fleet.channel import Channel
+from online_draft.serve.fleet.messages import ReplicaLoad
+from online_draft.serve.fleet.transcript import Transcript
 from online_draft.serve.lineup import Lineup, install_lineup, stage_lineup
 from online_draft.serve.load import LoadPublisher
-from online_draft.serve.messages import ReplicaLoad
-from online_draft.serve.transcript import Transcript
 from online_draft.serve.weights import WeightWatcher
 from online_draft.store import ArtifactStore, connect_redis
 

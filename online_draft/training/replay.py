@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from online_draft.decoding.ranking import NoiseRanking
-from online_draft.decoding.tree import DraftTrees, build_trees
-from online_draft.decoding.trust import prior_trust
+from online_draft.decoding.drafting.ranking import NoiseRanking
+from online_draft.decoding.drafting.tree import DraftTrees, build_trees
+from online_draft.decoding.policy.trust import prior_trust
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
 from online_draft.training.features import Features, Record, extract

@@ -17,7 +17,7 @@ from online_draft.decoding.engine import Engine
 from online_draft.models.artifact import load_drafter
 from online_draft.models.embedded import DRAFTERS_DIR
 from online_draft.models.loading import LoadedTarget, load_target
-from online_draft.training.prompts import read_prompts
+from online_draft.training.distillation.prompts import read_prompts
 
 PROMPTS = 40
 Kernels = Literal["wait", "off"]

@@ -90,7 +90,7 @@ def test_torch_free_rooms_import_where_torch_is_absent(room: str) -> None:
 
 
 def test_decoding_is_measured_and_drafters_are_distilled_where_ray_redis_and_fastapi_are_absent() -> None:
-    import_without(["cli", "bench.decode", "bench.load", "bench.step", "training.distill"], SERVICE)
+    import_without(["cli", "bench.decode", "bench.load", "bench.step", "training.distillation.distill"], SERVICE)
 
 
 def test_the_command_line_starts_without_torch_and_service_packages() -> None:

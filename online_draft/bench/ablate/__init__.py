@@ -17,7 +17,7 @@ from online_draft.bench.ablate.workers import Message, make_rows
 from online_draft.bench.files import write_json
 from online_draft.bench.progress import Bars
 from online_draft.models.loading import load_target
-from online_draft.training.stopping import Stop
+from online_draft.training.distillation.stopping import Stop
 
 
 def run(options: AblateOptions, console: Console | None = None) -> int:

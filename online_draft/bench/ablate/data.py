@@ -11,9 +11,9 @@ from online_draft.bench.ablate.variants import Data
 from online_draft.errors import ConfigError
 from online_draft.models.embedded.domains import DOMAINS, prompts
 from online_draft.models.loading import LoadedTarget
-from online_draft.training.answers import AnswerConfig, answers_key, make_answers
+from online_draft.training.distillation.answers import AnswerConfig, answers_key, make_answers
+from online_draft.training.distillation.prompts import Conversation, read_prompts
 from online_draft.training.features import TokenRecord
-from online_draft.training.prompts import Conversation, read_prompts
 
 TEMPERATURES = (0.0, 0.7, 1.0)
 _HELD_OUT = 10

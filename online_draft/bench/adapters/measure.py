@@ -24,9 +24,9 @@ from online_draft.models.loading import LoadedTarget, load_target
 from online_draft.training.adapters.run import divide, segment_prompts
 from online_draft.training.adapters.student import LoraSizes
 from online_draft.training.adapters.train import AdapterTraining, evaluation, judge, train_adapter
-from online_draft.training.answers import AnswerConfig, answer, answers_key
+from online_draft.training.distillation.answers import AnswerConfig, answer, answers_key
+from online_draft.training.distillation.prompts import Conversation
 from online_draft.training.features import TokenRecord
-from online_draft.training.prompts import Conversation
 from online_draft.training.replay import mean_accepted_length, replayed_tau
 
 _DRAFTERS = Path(domains.__file__).parent / "drafters"

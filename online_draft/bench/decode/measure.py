@@ -19,7 +19,7 @@ from online_draft.bench.machine import machine_facts, prepare, synchronize
 from online_draft.bench.progress import Bars
 from online_draft.core import GenerationRequest, SamplingParams, SpeculationCounts
 from online_draft.models.loading import LoadedTarget, load_target
-from online_draft.training.prompts import Conversation, read_prompts
+from online_draft.training.distillation.prompts import Conversation, read_prompts
 
 
 @dataclass(slots=True)

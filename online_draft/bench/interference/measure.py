@@ -47,7 +47,7 @@ from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.journal import DecisionJournal
 from online_draft.serve.bootstrap import ensure_first_version
 from online_draft.store import ArtifactStore
-from online_draft.training.prompts import read_prompts
+from online_draft.training.distillation.prompts import read_prompts
 
 _LEARNERS = ("idle", "floor")
 _ENDLESS = 10**6

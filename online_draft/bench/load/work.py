@@ -10,7 +10,7 @@ from online_draft.bench.load.trace import Arrival
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.errors import ConfigError
 from online_draft.models.loading import LoadedTarget
-from online_draft.training.prompts import Conversation
+from online_draft.training.distillation.prompts import Conversation
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from online_draft.models.artifact import load_drafter
 from online_draft.models.drafter import Drafter
 from online_draft.models.embedded import domains
 from online_draft.models.loading import LoadedTarget
-from online_draft.training.answers import AnswerConfig, answer
+from online_draft.training.distillation.answers import AnswerConfig, answer
+from online_draft.training.distillation.prompts import Conversation
 from online_draft.training.features import TokenRecord
 from online_draft.training.packing import fitted_rows
-from online_draft.training.prompts import Conversation
 from online_draft.training.trainer import Trainer, TrainerConfig
 
 _SEED = 1

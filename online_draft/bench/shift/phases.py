@@ -11,7 +11,7 @@ from online_draft.bench.shift.options import PhaseKind, ShiftOptions
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.models.embedded.domains import Example, examples
 from online_draft.models.loading import LoadedTarget
-from online_draft.training.prompts import Conversation
+from online_draft.training.distillation.prompts import Conversation
 
 
 @dataclass(frozen=True, slots=True)

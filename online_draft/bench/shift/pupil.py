@@ -11,9 +11,9 @@ from online_draft.buffer.reservoirs import PLACES, Place, Reservoirs
 from online_draft.core import Interaction
 from online_draft.errors import ConfigError
 from online_draft.learner.config import LearnerConfig
-from online_draft.learner.examiner import Examined, Examiner
 from online_draft.learner.feed import RecordFeed
-from online_draft.learner.ladder_view import LadderView
+from online_draft.learner.judge.examiner import Examined, Examiner
+from online_draft.learner.judge.ladder_view import LadderView
 from online_draft.learner.rate import LearningRate
 from online_draft.learner.student import Student
 from online_draft.models.loading import LoadedTarget

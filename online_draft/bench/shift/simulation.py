@@ -18,7 +18,7 @@ from online_draft.bench.shift.tally import Tally, tau
 from online_draft.core import GenerationRequest
 from online_draft.learner.config import LearnerConfig
 from online_draft.learner.feed import assistant_tokens
-from online_draft.learner.ladder_view import LadderView
+from online_draft.learner.judge.ladder_view import LadderView
 from online_draft.models.drafter import Drafter
 from online_draft.models.loading import LoadedTarget
 from online_draft.registry.journal import Decision

@@ -28,7 +28,7 @@ from online_draft.models.embedded import DRAFTERS_DIR
 from online_draft.models.loading import LoadedTarget, load_target
 from online_draft.models.native.backend import NativeBackend, supports
 from online_draft.models.native.build import kernels
-from online_draft.training.prompts import read_prompts
+from online_draft.training.distillation.prompts import read_prompts
 
 _HEADS = 5
 """Draft heads of a target without trained ones."""

@@ -26,7 +26,7 @@ from online_draft.models.artifact import load_drafter
 from online_draft.models.drafter import Drafter
 from online_draft.models.embedded import DRAFTERS_DIR
 from online_draft.models.loading import LoadedTarget, load_target
-from online_draft.training.prompts import read_prompts
+from online_draft.training.distillation.prompts import read_prompts
 
 
 def measure(options: SwapOptions, console: Console) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from online_draft.decoding.batch import SlotTable
-from online_draft.decoding.forest import DraftedTrees, Forest
+from online_draft.decoding.drafting.forest import DraftedTrees, Forest
 from online_draft.decoding.plan import StepPlan
 from online_draft.decoding.sequence import Sequence
 from online_draft.models.drafter import Drafter, DraftState

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from online_draft.decoding.batch import build_batch
-from online_draft.decoding.forest import DraftedTrees, Forest
+from online_draft.decoding.drafting.forest import DraftedTrees, Forest
+from online_draft.decoding.drafting.ranking import NoiseRanking
+from online_draft.decoding.drafting.tree import DraftTrees, build_trees
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.ranking import NoiseRanking
 from online_draft.decoding.runners.base import Floats, Ints, Memory, Moves, Rows
 from online_draft.decoding.sequence import Sequence
-from online_draft.decoding.tree import DraftTrees, build_trees
 from online_draft.models.drafter import Drafter, DraftState
 from online_draft.models.target import Target
 

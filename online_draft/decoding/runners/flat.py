@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from online_draft.decoding.forest import Forest
+from online_draft.decoding.drafting.forest import Forest
 from online_draft.decoding.plan import StepPlan
 from online_draft.models.paged_attention import TILE_ROWS
 

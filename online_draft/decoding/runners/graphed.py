@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from online_draft.decoding.config import EngineConfig
-from online_draft.decoding.forest import DraftedTrees, Forest
+from online_draft.decoding.drafting.forest import DraftedTrees, Forest
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.profile import row_buckets
+from online_draft.decoding.policy.profile import row_buckets
 from online_draft.decoding.runners.base import Floats, Ints, Memory, Moves, Rows
 from online_draft.decoding.runners.capture import Capture
 from online_draft.decoding.runners.eager import EagerRunner

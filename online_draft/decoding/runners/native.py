@@ -6,9 +6,9 @@ from collections.abc import Sequence as Sequences
 
 from torch import Tensor
 
-from online_draft.decoding.forest import DraftedTrees, Forest
+from online_draft.decoding.drafting.forest import DraftedTrees, Forest
+from online_draft.decoding.drafting.ranking import NoiseRanking
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.ranking import NoiseRanking
 from online_draft.decoding.runners.base import Floats, Ints, Memory, Moves, Rows
 from online_draft.decoding.sequence import Sequence
 from online_draft.models.drafter import Drafter, DraftState

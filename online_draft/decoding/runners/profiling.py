@@ -14,9 +14,9 @@ import torch
 
 from online_draft.decoding.batch import SlotTable
 from online_draft.decoding.config import EngineConfig
-from online_draft.decoding.forest import Forest
+from online_draft.decoding.drafting.forest import Forest
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.profile import (
+from online_draft.decoding.policy.profile import (
     ProfileKey,
     StepProfile,
     default_cache_dir,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from online_draft.core import Interaction
 from online_draft.learner.config import LearnerConfig
-from online_draft.learner.lineage import Lineage
+from online_draft.learner.judge.lineage import Lineage
 from online_draft.models.adapters.adapter import Adapter, AdapterCard
 from online_draft.models.artifact import base_digest
 from online_draft.models.drafter import Drafter

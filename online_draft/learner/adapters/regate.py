@@ -18,8 +18,8 @@ from online_draft.learner.adapters.pupil import AdapterPupil
 from online_draft.learner.adapters.trial import Entrant, Trials
 from online_draft.learner.adapters.view import RegateView
 from online_draft.learner.config import LearnerConfig
-from online_draft.learner.gate import Verdict
-from online_draft.learner.pacer import Pacer
+from online_draft.learner.idle.pacer import Pacer
+from online_draft.learner.judge.gate import Verdict
 from online_draft.learner.student import Student
 from online_draft.models.artifact import base_digest
 from online_draft.models.drafter import Drafter

@@ -9,8 +9,8 @@ from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.core import Interaction
 from online_draft.learner.adapters.view import Weights
 from online_draft.learner.config import LearnerConfig
-from online_draft.learner.gate import Evaluation, Gate, Verdict
-from online_draft.learner.pacer import Pacer
+from online_draft.learner.idle.pacer import Pacer
+from online_draft.learner.judge.gate import Evaluation, Gate, Verdict
 from online_draft.models.adapters.adapter import Adapter, AdapterCard
 from online_draft.models.adapters.merge import merged
 from online_draft.models.drafter import Drafter

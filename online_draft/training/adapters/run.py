@@ -15,9 +15,9 @@ from online_draft.models.artifact import base_digest, load_drafter
 from online_draft.models.loading import LoadedTarget, load_target
 from online_draft.registry.revision import git_revision
 from online_draft.training.adapters.train import AdapterTraining, evaluation, judge, train_adapter
-from online_draft.training.answers import AnswerConfig, answer, answers_key
+from online_draft.training.distillation.answers import AnswerConfig, answer, answers_key
+from online_draft.training.distillation.prompts import hash_prompts, read_prompts
 from online_draft.training.features import TokenRecord
-from online_draft.training.prompts import hash_prompts, read_prompts
 
 _HELD_OUT_SHARE = 0.15
 """More than a drafter's: an adapter has fewer prompts, and its gate needs enough of them."""

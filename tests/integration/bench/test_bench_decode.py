@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from online_draft.bench.decode import PROMPTS
 from online_draft.cli import app
-from online_draft.training.prompts import read_prompts
+from online_draft.training.distillation.prompts import read_prompts
 
 METHOD_FIELDS = {
     "tokens",

@@ -16,7 +16,7 @@ from online_draft.bench.shift.serving import Server
 from online_draft.buffer.reservoir_config import ReservoirConfig
 from online_draft.cli import app
 from online_draft.learner.config import GateConfig, LearnerConfig
-from online_draft.learner.ladder_view import LadderView
+from online_draft.learner.judge.ladder_view import LadderView
 from online_draft.models.artifact import save_drafter
 from online_draft.store import ArtifactStore
 from online_draft.training.replay import mean_accepted_length, replayed_tau

@@ -197,7 +197,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Cl
     from online_draft.decoding.config import EngineConfig
     from online_draft.logs import LogConfig
     from online_draft.serve.config import ServiceConfig
-    from online_draft.serve.scaling import ScalingConfig
+    from online_draft.serve.fleet.scaling import ScalingConfig
 
     root = tmp_path_factory.mktemp("c")
     port = free_port()

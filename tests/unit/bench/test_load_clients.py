@@ -12,7 +12,7 @@ from online_draft.core import GenerationRequest, SamplingParams, StepOutput
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
 from online_draft.errors import ConfigError
-from online_draft.training.prompts import Conversation
+from online_draft.training.distillation.prompts import Conversation
 
 
 class Time:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from online_draft.core import GenerationRequest
-from online_draft.decoding.arms import Arm, Arms, place
-from online_draft.decoding.calibration import Calibration
-from online_draft.decoding.drafts import Drafts
-from online_draft.decoding.forest import DraftedTrees
+from online_draft.decoding.drafting.arms import Arm, Arms, place
+from online_draft.decoding.drafting.drafts import Drafts
+from online_draft.decoding.drafting.forest import DraftedTrees
+from online_draft.decoding.policy.calibration import Calibration
 from online_draft.errors import ConfigError
 from online_draft.models.drafter import Drafter
 

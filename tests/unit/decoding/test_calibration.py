@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from online_draft.decoding.calibration import Calibration
+from online_draft.decoding.policy.calibration import Calibration
 
 DEPTHS = 3
 NODES = 8

@@ -7,11 +7,11 @@ import random
 import numpy as np
 import pytest
 
-from online_draft.decoding.calibration import Calibration
-from online_draft.decoding.candidates import Candidates, drafted, merged, proposed
-from online_draft.decoding.forest import DraftedTrees
-from online_draft.decoding.ngrams import Proposal
-from online_draft.decoding.selection import keep, rank
+from online_draft.decoding.drafting.candidates import Candidates, drafted, merged, proposed
+from online_draft.decoding.drafting.forest import DraftedTrees
+from online_draft.decoding.drafting.ngrams import Proposal
+from online_draft.decoding.drafting.selection import keep, rank
+from online_draft.decoding.policy.calibration import Calibration
 from online_draft.decoding.values import path_values
 from online_draft.models.ngram import NgramTree
 

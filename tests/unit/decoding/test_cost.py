@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from online_draft.decoding.cost import CostModel
-from online_draft.decoding.profile import (
+from online_draft.decoding.policy.cost import CostModel
+from online_draft.decoding.policy.profile import (
     MAX_BUCKETS,
     ProfileKey,
     StepProfile,

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from online_draft.core import GenerationRequest, SamplingParams, SpeculationCounts, StepOutput
 from online_draft.decoding import engine as engine_module
-from online_draft.decoding.arms import place
 from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.drafting.arms import place
 from online_draft.decoding.engine import Engine
-from online_draft.decoding.profile import StepProfile
+from online_draft.decoding.policy.profile import StepProfile
 from online_draft.errors import ConfigError
 from online_draft.models.amphista_serving import AmphistaServing
 from online_draft.models.artifact import new_drafter

@@ -11,10 +11,10 @@ import pytest
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding import engine as engine_module
 from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.drafting.forest import Forest
 from online_draft.decoding.engine import Engine
-from online_draft.decoding.forest import Forest
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.profile import StepProfile
+from online_draft.decoding.policy.profile import StepProfile
 from online_draft.decoding.runners.base import Rows
 
 CHEAP = StepProfile((1, 64), (1e-3, 1.2e-3), (1, 4), (1e-4, 1e-4))

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding.batch import SlotTable
 from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.drafting.forest import Forest
 from online_draft.decoding.engine import Engine
-from online_draft.decoding.forest import Forest
 from online_draft.decoding.plan import PrefillChunk, StepPlan
 from online_draft.decoding.runners import select
 from online_draft.decoding.runners.base import Memory, Moves, Rows

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from online_draft.core import GenerationRequest, SamplingParams
-from online_draft.decoding.candidates import Candidates
 from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.drafting.candidates import Candidates
 from online_draft.decoding.engine import Engine
 from online_draft.decoding.masks import MaskCursor, drop_forbidden
 from online_draft.errors import RequestError

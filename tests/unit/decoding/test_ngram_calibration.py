@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from online_draft.decoding.ngram_calibration import NgramCalibration
+from online_draft.decoding.policy.ngram_calibration import NgramCalibration
 from online_draft.models.ngram import REQUEST, TENANT, NgramMemory, NgramTree
 from online_draft.models.ngram.tree import MATCH_BIT, SOURCE_BIT, SUPPORT_BIT, WHOLE
 

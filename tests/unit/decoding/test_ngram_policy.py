@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from online_draft.decoding.cost import CostModel
-from online_draft.decoding.ngram_policy import NgramPolicy
-from online_draft.decoding.profile import StepProfile
+from online_draft.decoding.policy.cost import CostModel
+from online_draft.decoding.policy.ngram_policy import NgramPolicy
+from online_draft.decoding.policy.profile import StepProfile
 
 PROFILE = StepProfile((1, 2, 4, 8, 16, 32), (1.0, 1.6, 2.0, 2.6, 4.0, 7.0), host_seconds=0.0)
 MOST = 16

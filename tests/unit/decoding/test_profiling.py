@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from online_draft.decoding.config import EngineConfig
-from online_draft.decoding.forest import Forest
+from online_draft.decoding.drafting.forest import Forest
 from online_draft.decoding.memory import plan_memory
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.profile import StepProfile
+from online_draft.decoding.policy.profile import StepProfile
 from online_draft.decoding.runners import profiling
 from online_draft.decoding.runners.base import Memory
 from online_draft.decoding.runners.profiling import profile_tokens, step_profile

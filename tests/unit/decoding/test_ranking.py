@@ -11,10 +11,10 @@ import torch
 
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.drafting.ranking import NoiseRanking
+from online_draft.decoding.drafting.tree import DraftTrees, build_trees
 from online_draft.decoding.engine import Engine
 from online_draft.decoding.noise import gumbel, noise_key, stream_key
-from online_draft.decoding.ranking import NoiseRanking
-from online_draft.decoding.tree import DraftTrees, build_trees
 from online_draft.decoding.verification import Walk, walk
 from online_draft.models.config import TargetConfig
 from online_draft.models.drafter import Draft, MarkovTerm

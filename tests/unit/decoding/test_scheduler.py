@@ -8,7 +8,7 @@ from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.plan import StepPlan
-from online_draft.decoding.profile import StepProfile
+from online_draft.decoding.policy.profile import StepProfile
 from online_draft.decoding.scheduler import Scheduler
 from online_draft.decoding.sequence import Sequence
 from online_draft.errors import CapacityError, ConfigError

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from online_draft.decoding.calibration import Calibration
-from online_draft.decoding.cost import CostModel
-from online_draft.decoding.profile import StepProfile
-from online_draft.decoding.selection import Selection
-from online_draft.decoding.speculation import SpeculationMode, SpeculationPolicy
+from online_draft.decoding.drafting.selection import Selection
+from online_draft.decoding.policy.calibration import Calibration
+from online_draft.decoding.policy.cost import CostModel
+from online_draft.decoding.policy.profile import StepProfile
+from online_draft.decoding.policy.speculation import SpeculationMode, SpeculationPolicy
 
 ROWS = (1, 2, 4, 8, 17, 64, 272)
 DEPTHS = 4

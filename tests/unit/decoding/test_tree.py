@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from online_draft.decoding.tree import build_trees
+from online_draft.decoding.drafting.tree import build_trees
 from online_draft.models.drafter import Draft, MarkovTerm
 
 

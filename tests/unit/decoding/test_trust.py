@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from online_draft.decoding.trust import NoiseTrust, prior_trust
+from online_draft.decoding.policy.trust import NoiseTrust, prior_trust
 
 DEPTHS, TOKENS, DRAFTED = 3, 50, 6
 

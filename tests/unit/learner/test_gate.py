@@ -9,7 +9,7 @@ from online_draft.buffer.reservoir_config import ReservoirConfig
 from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.core import Interaction
 from online_draft.learner.config import GateConfig
-from online_draft.learner.gate import Evaluation, Gate
+from online_draft.learner.judge.gate import Evaluation, Gate
 from online_draft.training.replay import ReplayResult, replayed_tau
 
 CONFIG = GateConfig(min_records=8, min_new_records=3, max_records=20, resamples=500)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from online_draft.errors import ConfigError
-from online_draft.learner.gpu import Residence, bound_memory, target_dtype
+from online_draft.learner.idle.gpu import Residence, bound_memory, target_dtype
 
 
 def test_half_precision_is_for_cuda() -> None:

@@ -11,8 +11,8 @@ from online_draft.buffer.reservoir_config import ReservoirConfig
 from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.core import Interaction
 from online_draft.learner.config import GateConfig, LearnerConfig
-from online_draft.learner.examiner import Examiner
-from online_draft.learner.guard import Guard
+from online_draft.learner.judge.examiner import Examiner
+from online_draft.learner.judge.guard import Guard
 from online_draft.training.replay import ReplayResult
 
 CONFIG = GateConfig(segment_records=8, guard_records=12, resamples=500)
@@ -98,7 +98,7 @@ def pupil(traffic: Any) -> Any:
 def test_a_look_that_passes_is_replayed_for_the_guard(
     pupil: Any, traffic: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from online_draft.learner import gate
+    from online_draft.learner.judge import gate
     from online_draft.registry.ladder import LadderState
 
     pupil.better = traffic.drafter(seed=3)

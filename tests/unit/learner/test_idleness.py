@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import redis
 
-from online_draft.learner.idleness import Idleness
+from online_draft.learner.idle.idleness import Idleness
 from online_draft.monitor.load import Load, publish_load
 from online_draft.store import RedisKeys
 

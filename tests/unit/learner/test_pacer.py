@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from online_draft.learner.pacer import Pacer
+from online_draft.learner.idle.pacer import Pacer
 
 
 def settle(pacer: Pacer, per_record_ms: float, slices: int = 30) -> None:

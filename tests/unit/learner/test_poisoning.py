@@ -19,8 +19,8 @@ from online_draft.buffer.reservoir_config import ReservoirConfig
 from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.core import Interaction
 from online_draft.learner.config import GateConfig, LearnerConfig
-from online_draft.learner.examiner import Examiner
-from online_draft.learner.gate import Verdict
+from online_draft.learner.judge.examiner import Examiner
+from online_draft.learner.judge.gate import Verdict
 from online_draft.learner.student import Student
 from online_draft.models.drafter import Drafter
 from online_draft.registry.ladder import LadderState

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from online_draft.learner.timekeeping import FloorShare, StateTimes, niceness
+from online_draft.learner.idle.timekeeping import FloorShare, StateTimes, niceness
 
 
 class Clock:

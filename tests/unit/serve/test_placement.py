@@ -10,11 +10,11 @@ import pytest
 
 from online_draft.core import GenerationRequest
 from online_draft.errors import ConfigError
-from online_draft.serve import placement as placement_module
-from online_draft.serve.autoscaling import ingress_autoscaling, pressure_policy, replica_autoscaling
-from online_draft.serve.messages import ReplicaLoad
-from online_draft.serve.placement import Placement
-from online_draft.serve.scaling import ScalingConfig
+from online_draft.serve.fleet import placement as placement_module
+from online_draft.serve.fleet.autoscaling import ingress_autoscaling, pressure_policy, replica_autoscaling
+from online_draft.serve.fleet.messages import ReplicaLoad
+from online_draft.serve.fleet.placement import Placement
+from online_draft.serve.fleet.scaling import ScalingConfig
 
 
 @dataclass

@@ -23,15 +23,15 @@ from online_draft.decoding.engine import Engine
 from online_draft.errors import CapacityError
 from online_draft.models.config import TargetConfig
 from online_draft.models.loading import LoadedTarget, random_target
-from online_draft.serve import channel as channel_module
-from online_draft.serve.channel import Channel
 from online_draft.serve.engine_thread import EngineThread
-from online_draft.serve.fleet import Fleet
-from online_draft.serve.link import ReplicaLost
-from online_draft.serve.members import MEMBERS
-from online_draft.serve.messages import Downlink, ReplicaLoad, Uplink
-from online_draft.serve.resume import run
-from online_draft.serve.scaling import ScalingConfig
+from online_draft.serve.fleet.channel import Channel
+from online_draft.serve.fleet.fleet import Fleet
+from online_draft.serve.fleet import channel as channel_module
+from online_draft.serve.fleet.link import ReplicaLost
+from online_draft.serve.fleet.members import MEMBERS
+from online_draft.serve.fleet.messages import Downlink, ReplicaLoad, Uplink
+from online_draft.serve.fleet.resume import run
+from online_draft.serve.fleet.scaling import ScalingConfig
 
 ENGINE = EngineConfig(max_sequences=8, max_queue=64, kernels="off", ngram=False)
 

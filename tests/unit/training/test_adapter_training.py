@@ -20,7 +20,7 @@ from online_draft.models.artifact import base_digest, new_drafter, save_drafter,
 from online_draft.training.adapters.run import AdapterRun, divide, run
 from online_draft.training.adapters.student import AdapterStudent, LinearHeads, LoraSizes
 from online_draft.training.adapters.train import AdapterTraining, judge, regate, train_adapter
-from online_draft.training.answers import AnswerConfig
+from online_draft.training.distillation.answers import AnswerConfig
 from online_draft.training.features import TokenRecord
 from online_draft.training.trainer_config import TrainerConfig
 

@@ -9,11 +9,11 @@ import pytest
 from online_draft.errors import ConfigError
 from online_draft.models.artifact import load_drafter, read_manifest, weights_digest
 from online_draft.models.loading import LoadedTarget
-from online_draft.training import answers as answers_module
-from online_draft.training.answers import AnswerConfig, answer, answers_key
-from online_draft.training.distill import DistillConfig, DistillProgress, run, split
+from online_draft.training.distillation import answers as answers_module
+from online_draft.training.distillation.answers import AnswerConfig, answer, answers_key
+from online_draft.training.distillation.distill import DistillConfig, DistillProgress, run, split
+from online_draft.training.distillation.prompts import read_prompts
 from online_draft.training.features import TokenRecord
-from online_draft.training.prompts import read_prompts
 from online_draft.training.trainer import TrainerConfig
 
 SIZES = {"window": 32, "intermediate_size": 32}

@@ -17,11 +17,11 @@ from online_draft.cli import app
 from online_draft.errors import ConfigError
 from online_draft.models.artifact import load_drafter, read_manifest
 from online_draft.models.loading import LoadedTarget, random_target
-from online_draft.training import distill as distill_module
-from online_draft.training.answers import AnswerConfig
-from online_draft.training.course import BEST_FILE, STATE_FILE
-from online_draft.training.distill import DistillConfig, DistillPaused, DistillProgress, run
-from online_draft.training.stopping import Stop
+from online_draft.training.distillation import distill as distill_module
+from online_draft.training.distillation.answers import AnswerConfig
+from online_draft.training.distillation.course import BEST_FILE, STATE_FILE
+from online_draft.training.distillation.distill import DistillConfig, DistillPaused, DistillProgress, run
+from online_draft.training.distillation.stopping import Stop
 from online_draft.training.trainer import TrainerConfig
 
 SIZES = {"window": 32, "intermediate_size": 32}
@@ -108,7 +108,7 @@ def test_the_best_weights_are_kept(
 ) -> None:
     taus = iter([1.2, 1.9, 1.5, 1.4, 1.3, 1.0])
     kept: dict[int, dict[str, torch.Tensor]] = {}
-    from online_draft.training import course
+    from online_draft.training.distillation import course
 
     monkeypatch.setattr(course, "replayed_tau", lambda drafter, *_: [drafter])
 
@@ -153,7 +153,7 @@ def test_changed_options_start_anew_and_are_named(tiny: LoadedTarget, tmp_path: 
 
 
 def test_answers_made_otherwise_are_refused(tiny: LoadedTarget, tmp_path: Path) -> None:
-    from online_draft.training.answers import make_answers
+    from online_draft.training.distillation.answers import make_answers
 
     prompts = [(1, 2), (3, 4)]
     make_answers(tiny, prompts, tmp_path, AnswerConfig(4), lambda done, total: None)

@@ -11,7 +11,7 @@ import pytest
 
 from online_draft.errors import ConfigError
 from online_draft.training.batches import Batches
-from online_draft.training.prompts import hash_prompts, read_prompts
+from online_draft.training.distillation.prompts import hash_prompts, read_prompts
 from online_draft.training.token_lists import TokenLists
 
 

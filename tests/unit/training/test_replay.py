@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from online_draft.core import SpeculationCounts
-from online_draft.decoding.trust import NoiseTrust
+from online_draft.decoding.policy.trust import NoiseTrust
 from online_draft.models.artifact import new_drafter
 from online_draft.models.drafter import Drafter
 from online_draft.models.loading import LoadedTarget

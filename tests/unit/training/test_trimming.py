@@ -10,8 +10,8 @@ import torch
 
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.drafting.tree import build_trees
 from online_draft.decoding.engine import Engine
-from online_draft.decoding.tree import build_trees
 from online_draft.errors import ArtifactError, ConfigError
 from online_draft.models.artifact import load_drafter, new_drafter, save_drafter
 from online_draft.models.drafter import Drafter

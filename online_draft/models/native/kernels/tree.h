@@ -8,7 +8,7 @@ namespace od {
 // markov_in [vocab, rank], markov_out packed [vocab, rank]; null without the term. Results [sequences, nodes],
 // level by level, so that parents come first; parent -1 is the root. count[sequences] nodes are filled. ids[vocab] are
 // the tokens that logits stand for, where these aren't all (markov_in has a row for every token all the same); or null.
-// Ranking by noise (decoding/ranking.py): temperature, stream and position [sequences], trust [drafts]; null without.
+// Ranking by noise (decoding/drafting/ranking.py): temperature, stream and position [sequences], trust [drafts]; null without.
 // share is then the part of a node's probability that its noise gives.
 struct TreeArguments {
   int64_t sequences, drafts, vocab, rank, logits, roots, markov_in, markov_out, width, nodes;

@@ -7,7 +7,7 @@ import ctypes
 import pytest
 import torch
 
-from online_draft.decoding.tree import build_trees
+from online_draft.decoding.drafting.tree import build_trees
 from online_draft.models.amphista import Amphista
 from online_draft.models.artifact import new_drafter
 from online_draft.models.config import TargetConfig

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from online_draft.decoding.drafting.ranking import NoiseRanking
+from online_draft.decoding.drafting.tree import build_trees
 from online_draft.decoding.noise import gumbel, noise_key, stream_key
-from online_draft.decoding.ranking import NoiseRanking
-from online_draft.decoding.tree import build_trees
 from online_draft.models.drafter import Draft, MarkovTerm
 from online_draft.models.native.pack import Packing
 from online_draft.models.native.pool import Pool

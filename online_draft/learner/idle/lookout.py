@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import redis
 
-from online_draft.learner.bell import BusyBell
 from online_draft.learner.config import LearnerConfig
-from online_draft.learner.idleness import AlwaysIdle, Idleness
-from online_draft.learner.timekeeping import FloorShare
+from online_draft.learner.idle.bell import BusyBell
+from online_draft.learner.idle.idleness import AlwaysIdle, Idleness
+from online_draft.learner.idle.timekeeping import FloorShare
 from online_draft.store import RedisKeys
 
 Interrupted = Callable[[], bool]

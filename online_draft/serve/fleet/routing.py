@@ -19,7 +19,7 @@ class DirectedRouter(RequestRouter):
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """The replica that is meant, or all that run."""
-        from online_draft.serve.members import MEMBERS
+        from online_draft.serve.fleet.members import MEMBERS
 
         wanted: Any = None
         if pending_request is not None:
@@ -34,7 +34,7 @@ class DirectedRouter(RequestRouter):
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """What the controller says, and those that drain while they are still talked to."""
-        from online_draft.serve.members import MEMBERS
+        from online_draft.serve.fleet.members import MEMBERS
 
         named = {replica.replica_id.unique_id for replica in replicas}
         used = MEMBERS.in_use(self._name) - named
@@ -44,13 +44,13 @@ class DirectedRouter(RequestRouter):
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Forget it before the controller says so."""
-        from online_draft.serve.members import MEMBERS
+        from online_draft.serve.fleet.members import MEMBERS
 
         super().on_replica_actor_died(replica_id)
         MEMBERS.remove(self._name, replica_id.unique_id)
 
     @property
     def _name(self) -> str:
-        from online_draft.serve.members import deployment_key
+        from online_draft.serve.fleet.members import deployment_key
 
         return deployment_key(self.app_name, self._deployment_id.name)

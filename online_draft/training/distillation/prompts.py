@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from online_draft.errors import ConfigError
-from online_draft.training.dataset_dir import dataset_rows, is_dataset_directory
+from online_draft.training.distillation.dataset_dir import dataset_rows, is_dataset_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
-from online_draft.serve.scaling import ScalingConfig
+from online_draft.serve.fleet.scaling import ScalingConfig
 
 
 def pressure_policy(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:

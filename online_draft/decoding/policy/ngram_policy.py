@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from online_draft.decoding.cost import CostModel
-from online_draft.decoding.realised import Realised
-from online_draft.decoding.selection import best_count
+from online_draft.decoding.drafting.selection import best_count
+from online_draft.decoding.policy.cost import CostModel
+from online_draft.decoding.policy.realised import Realised
 
 _MARGIN, _MARGIN_HEADS = 0.03, 0.15
 """Proposals must promise so much more than a plain step, or one with heads, which do better than they do on

@@ -11,10 +11,10 @@ from ray.serve.handle import DeploymentHandle
 
 from online_draft.core import GenerationRequest
 from online_draft.errors import CapacityError
-from online_draft.serve.link import Link, ReplicaLost
-from online_draft.serve.members import MEMBERS, deployment_key
-from online_draft.serve.placement import Placement
-from online_draft.serve.scaling import ScalingConfig
+from online_draft.serve.fleet.link import Link, ReplicaLost
+from online_draft.serve.fleet.members import MEMBERS, deployment_key
+from online_draft.serve.fleet.placement import Placement
+from online_draft.serve.fleet.scaling import ScalingConfig
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.core import Interaction
 from online_draft.learner.config import GateConfig
-from online_draft.learner.guard import GuardNumbers
+from online_draft.learner.judge.guard import GuardNumbers
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
 from online_draft.training.compare import GateNumbers, paired_bootstrap

@@ -10,7 +10,7 @@ from collections.abc import Sequence as Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from online_draft.decoding.ngram_calibration import NgramCalibration
+from online_draft.decoding.policy.ngram_calibration import NgramCalibration
 from online_draft.decoding.sequence import Sequence
 from online_draft.models.ngram import NgramConfig, NgramMemory, NgramTree
 

@@ -11,7 +11,7 @@ import torch
 
 from online_draft.errors import ConfigError, OnlineDraftError
 from online_draft.models.artifact import KINDS
-from online_draft.training.answers import AnswerConfig
+from online_draft.training.distillation.answers import AnswerConfig
 from online_draft.training.trainer_config import TrainerConfig
 
 DTYPES = ("float32", "bfloat16", "float64")

@@ -14,8 +14,8 @@ from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
 from online_draft.errors import ConfigError
 from online_draft.models.loading import LoadedTarget
+from online_draft.training.distillation.shards import AnswerShards
 from online_draft.training.features import TokenRecord
-from online_draft.training.shards import AnswerShards
 
 SHARD_RECORDS = 128
 _AHEAD = 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from online_draft.decoding.arms import Arm
-from online_draft.decoding.forest import DraftedTrees
+from online_draft.decoding.drafting.arms import Arm
+from online_draft.decoding.drafting.forest import DraftedTrees
 from online_draft.decoding.runners.base import Runner
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.values import path_values

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from online_draft.decoding.forest import DraftedTrees, Forest
-from online_draft.decoding.ngrams import Proposal
-from online_draft.decoding.selection import Selection
+from online_draft.decoding.drafting.forest import DraftedTrees, Forest
+from online_draft.decoding.drafting.ngrams import Proposal
+from online_draft.decoding.drafting.selection import Selection
 
 Ints = list[list[int]]
 

@@ -17,21 +17,21 @@ from online_draft.errors import ConfigError
 from online_draft.models.artifact import load_drafter, new_drafter, save_drafter
 from online_draft.models.loading import LoadedTarget, load_target
 from online_draft.registry.revision import git_revision
-from online_draft.training.answers import answers_key, make_answers
 from online_draft.training.batches import Batches
-from online_draft.training.card import evaluate, versions, write_card
-from online_draft.training.course import Course, CoursePlan, CourseState
-from online_draft.training.distill_config import (
+from online_draft.training.distillation.answers import answers_key, make_answers
+from online_draft.training.distillation.card import evaluate, versions, write_card
+from online_draft.training.distillation.course import Course, CoursePlan, CourseState
+from online_draft.training.distillation.distill_config import (
     DistillConfig,
     DistillPaused,
     DistillProgress,
     DistillReport,
     MethodReport,
 )
+from online_draft.training.distillation.prompts import hash_prompts, iterate_prompts, read_prompts
+from online_draft.training.distillation.shards import AnswerShards
 from online_draft.training.features import TokenRecord
-from online_draft.training.prompts import hash_prompts, iterate_prompts, read_prompts
 from online_draft.training.replay import replayed_tau
-from online_draft.training.shards import AnswerShards
 from online_draft.training.token_lists import TokenLists
 from online_draft.training.trainer import Trainer
 from online_draft.training.vocabulary import choose_draft_vocab, emitted_tokens

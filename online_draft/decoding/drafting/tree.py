@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from online_draft.decoding.ranking import NoiseRanking, NoiseScores
+from online_draft.decoding.drafting.ranking import NoiseRanking, NoiseScores
 from online_draft.models.drafter import Draft
 
 _DEPTH_PENALTY = 1e-3

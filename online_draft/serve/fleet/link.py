@@ -15,8 +15,8 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from online_draft.core import StepOutput
 from online_draft.errors import OnlineDraftError
-from online_draft.serve.channel import WINDOW
-from online_draft.serve.messages import Downlink, Order, Refusal, ReplicaLoad, Uplink
+from online_draft.serve.fleet.channel import WINDOW
+from online_draft.serve.fleet.messages import Downlink, Order, Refusal, ReplicaLoad, Uplink
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from online_draft.decoding.ranking import NoiseRanking
-from online_draft.decoding.tree import DraftTrees
+from online_draft.decoding.drafting.ranking import NoiseRanking
+from online_draft.decoding.drafting.tree import DraftTrees
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Callable
 
 from online_draft.core import StepOutput
 from online_draft.errors import OnlineDraftError
-from online_draft.serve.messages import Downlink, Order, Refusal, ReplicaLoad, Uplink
+from online_draft.serve.fleet.messages import Downlink, Order, Refusal, ReplicaLoad, Uplink
+from online_draft.serve.fleet.transcript import Transcript
 from online_draft.serve.sinks import Item
-from online_draft.serve.transcript import Transcript
 
 WINDOW = 64
 """Messages that may be on their way unread; beyond it outputs are collected into fewer, larger ones."""

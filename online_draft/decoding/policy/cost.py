@@ -11,7 +11,7 @@ from bisect import bisect_right
 import numpy as np
 from numpy.typing import NDArray
 
-from online_draft.decoding.profile import StepProfile
+from online_draft.decoding.policy.profile import StepProfile
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online_draft.decoding.trust import NoiseTrust
+from online_draft.decoding.policy.trust import NoiseTrust
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -10,9 +10,9 @@ from dataclasses import replace
 from online_draft.core import GenerationRequest, SpeculationCounts, StepOutput
 from online_draft.errors import CapacityError
 from online_draft.serve.engine_thread import EngineDead
-from online_draft.serve.fleet import Fleet
-from online_draft.serve.link import ReplicaLost
-from online_draft.serve.messages import Order
+from online_draft.serve.fleet.fleet import Fleet
+from online_draft.serve.fleet.link import ReplicaLost
+from online_draft.serve.fleet.messages import Order
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from online_draft.core import GenerationRequest
-from online_draft.decoding.calibration import Calibration
+from online_draft.decoding.policy.calibration import Calibration
 from online_draft.decoding.sequence import Sequence
 from online_draft.errors import ConfigError
 from online_draft.models.drafter import Drafter, DraftState

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from online_draft.decoding.cost import CostModel
-from online_draft.decoding.decision import Decision
-from online_draft.decoding.gain_curve import GainCurve
-from online_draft.decoding.probing import AWAY, ProbeBudget
-from online_draft.decoding.realised import Realised
-from online_draft.decoding.selection import Selection, best_count, keep, rank
+from online_draft.decoding.drafting.selection import Selection, best_count, keep, rank
+from online_draft.decoding.policy.cost import CostModel
+from online_draft.decoding.policy.decision import Decision
+from online_draft.decoding.policy.gain_curve import GainCurve
+from online_draft.decoding.policy.probing import AWAY, ProbeBudget
+from online_draft.decoding.policy.realised import Realised
 
 SpeculationMode = Literal["auto", "always", "off"]
 

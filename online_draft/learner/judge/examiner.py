@@ -10,9 +10,9 @@ from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.core import Interaction
 from online_draft.learner.config import LearnerConfig
 from online_draft.learner.feed import RecordFeed
-from online_draft.learner.gate import Evaluation, Gate, Verdict
-from online_draft.learner.guard import Guard, GuardNumbers
-from online_draft.learner.pacer import Pacer
+from online_draft.learner.idle.pacer import Pacer
+from online_draft.learner.judge.gate import Evaluation, Gate, Verdict
+from online_draft.learner.judge.guard import Guard, GuardNumbers
 from online_draft.learner.student import Student
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target

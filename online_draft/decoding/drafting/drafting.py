@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from online_draft.decoding.arms import Arms
-from online_draft.decoding.candidates import Candidates, drafted, merged, proposed
-from online_draft.decoding.drafts import Drafts
-from online_draft.decoding.forest import Forest
+from online_draft.decoding.drafting.arms import Arms
+from online_draft.decoding.drafting.candidates import Candidates, drafted, merged, proposed
+from online_draft.decoding.drafting.drafts import Drafts
+from online_draft.decoding.drafting.forest import Forest
+from online_draft.decoding.drafting.ngrams import NgramDrafts, Proposal
+from online_draft.decoding.drafting.selection import Selection, keep, rank
 from online_draft.decoding.masks import drop_forbidden
-from online_draft.decoding.ngram_policy import NgramPolicy
-from online_draft.decoding.ngrams import NgramDrafts, Proposal
 from online_draft.decoding.plan import StepPlan
+from online_draft.decoding.policy.ngram_policy import NgramPolicy
+from online_draft.decoding.policy.speculation import SpeculationPolicy
 from online_draft.decoding.runners.base import Runner
-from online_draft.decoding.selection import Selection, keep, rank
 from online_draft.decoding.sequence import Sequence
-from online_draft.decoding.speculation import SpeculationPolicy
 from online_draft.decoding.timer import StepTimer
 from online_draft.decoding.verification import Walk
 

@@ -1,0 +1,1 @@
+"""When the learner may compute: load, bell, slices, memory."""

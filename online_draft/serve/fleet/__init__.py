@@ -1,0 +1,1 @@
+"""What an ingress knows of the replicas: links, placement, resumption, scaling."""

@@ -1,0 +1,1 @@
+"""`distill`: prompts, answers, shards, the course of a training from scratch."""
