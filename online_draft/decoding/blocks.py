@@ -97,6 +97,13 @@ class BlockPool:
         """Let a full block be found by its prefix, unless there is one with the same."""
         self.changes += self.prefixes.register(key, block)
 
+    def forget_prefixes(self) -> None:
+        """What cached blocks hold is worth nothing any more. Nobody may hold a block."""
+        self._free.update(self._cached)
+        self._cached.clear()
+        self.prefixes = PrefixTable()
+        self.changes += 1
+
     def is_private(self, block: int) -> bool:
         """Whether a block has one holder and can't be found by others."""
         return self._holders[block] == 1 and block not in self.prefixes

@@ -14,6 +14,7 @@ import torch
 
 from online_draft.core import GenerationRequest, StepOutput
 from online_draft.decoding.adapters import EngineAdapters
+from online_draft.decoding.admission import Admission
 from online_draft.decoding.batch import SlotTable
 from online_draft.decoding.blocks import BlockPool
 from online_draft.decoding.choices import TargetChoices
@@ -31,13 +32,14 @@ from online_draft.decoding.plan import CacheStats, StepPlan
 from online_draft.decoding.policy.cost import CostModel
 from online_draft.decoding.policy.profile import StepProfile
 from online_draft.decoding.policy.speculation import SpeculationPolicy
+from online_draft.decoding.retarget import TargetChange
 from online_draft.decoding.runners.base import Memory
 from online_draft.decoding.runners.profiling import step_profile
 from online_draft.decoding.runners.select import RunnerChoice
 from online_draft.decoding.scheduler import Scheduler
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.timer import StepTimer
-from online_draft.errors import ConfigError, RequestError
+from online_draft.errors import ConfigError
 from online_draft.models.drafter import Drafter
 from online_draft.models.kv import KVCache
 from online_draft.models.loading import LoadedTarget
@@ -59,7 +61,6 @@ class Engine:
     ) -> None:
         self.config = config
         self.target = loaded.target
-        self.tokenizer = loaded.tokenizer
         limit = loaded.config.max_position_embeddings
         if config.max_context is not None and config.max_context > limit:
             raise ConfigError(
@@ -67,13 +68,13 @@ class Engine:
             )
         self.max_context = config.max_context or limit
         self._fingerprint = loaded.fingerprint
-        self._eos = frozenset(loaded.config.eos_token_ids)
         device, dtype = self.target.device, self.target.dtype
         tokens = kv_tokens_for(config, self.target)
         self._pool = BlockPool(tokens + config.block_size, config.block_size)
         self._kv = KVCache(loaded.config, self._pool.num_blocks * config.block_size, dtype, device)
         self._table = SlotTable(config.max_sequences, self.max_context + config.tree_nodes, device)
         self._scheduler = Scheduler(config, self._pool, clock)
+        self._admission = Admission(loaded, self._scheduler, self._pool.usable, self.max_context)
         self._ring = FeatureRing(
             config.max_sequences, config.feature_window, loaded.config.hidden_size, dtype, device
         )
@@ -89,6 +90,7 @@ class Engine:
         self.adapters = EngineAdapters(config.max_adapters, config.adapter_rank)
         """Of the champion, by segment: `load` and `unload` between two steps disturb no other sequence."""
         self._ngrams = NgramDrafts() if config.ngram else None
+        self._change: TargetChange | None = None
         self.timer: StepTimer | None = None
         """Only benchmarks set one."""
         self.steps = 0
@@ -97,41 +99,14 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` would do something."""
-        return self._scheduler.waiting + self._scheduler.running > 0
+        return self._scheduler.waiting + self._scheduler.running > 0 or self._change is not None
 
     def add(self, request: GenerationRequest, token_mask: TokenMask | None = None) -> None:
         """Queue a request; `token_mask` says which tokens its output may consist of.
 
         Raises `RequestError` (wrong or doesn't fit) or `CapacityError` (no slot is free, the queue is full).
         """
-        if not request.prompt_ids:
-            raise RequestError("the prompt is empty", param="prompt")
-        request.sampling.check(self.target.config.vocab_size)
-        sequence = Sequence(request, self.tokenizer, self._eos, token_mask)
-        if sequence.complete:
-            raise RequestError("token_mask: allows no further token", param="token_mask")
-        if len(request.prompt_ids) >= self.max_context or sequence.capacity > self.max_context:
-            raise RequestError(
-                f"prompt ({len(request.prompt_ids)} tokens) and max_tokens ({request.sampling.max_tokens}) "
-                f"exceed the context of {self.max_context} tokens",
-                param="max_tokens" if len(request.prompt_ids) < self.max_context else "prompt",
-                code="context_length_exceeded",
-            )
-        needed = self._scheduler.room_for(sequence, sequence.capacity)
-        if needed > self._pool.usable:
-            raise RequestError(
-                f"the request needs {needed} KV blocks, the cache has {self._pool.usable}",
-                param="max_tokens",
-            )
-        if request.deadline_s is not None and not request.deadline_s > 0:
-            raise RequestError(
-                f"deadline_s: must be greater than 0, got {request.deadline_s}", param="deadline_s"
-            )
-        if sequence.remaining <= 0:
-            raise RequestError("max_tokens: nothing is left to generate", param="max_tokens")
-        if request.request_id in self._scheduler:
-            raise RequestError(f"request id {request.request_id!r} is running already", param="request_id")
-        self._scheduler.enqueue(sequence)
+        self._scheduler.enqueue(self._admission.sequence(request, token_mask))
 
     def cancel(self, request_id: str) -> None:
         """Forget a request and free its blocks at once. Idempotent; gives no further output."""
@@ -166,7 +141,7 @@ class Engine:
 
         Nothing is flushed. A sequence keeps its drafter, and what that remembers of it, as long as this
         drafter (the same object, in either role) is one of the two; else the champion takes over and rebuilds
-        its state from the feature ring. With `linger`, one drafter that leaves (that with most sequences)
+        its state from the feature ring, for some sequences after others (`Handover`). With `linger`, one drafter that leaves (that with most sequences)
         stays until it has finished those, and nothing is rebuilt. So weights of a drafter in use must not
         change. Adapters are the champion's; those of another base are dropped.
         ConfigError, and nothing is changed, for what can't draft in this engine.
@@ -179,14 +154,15 @@ class Engine:
             arms = arms.letting_finish(former, self._scheduler.sequences())
         self._runner.set_drafters(arms.drafters)
         self._arms = arms
-        for sequence in self._scheduler.sequences():
-            if sequence.arm is not None and sequence.arm not in arms.present:
-                sequence.draft_with(arms.successor(sequence.arm))
+        moved = [s for s in self._scheduler.sequences() if s.arm is not None and s.arm not in arms.present]
+        for sequence in moved:
+            assert sequence.arm is not None
+            sequence.draft_with(arms.successor(sequence.arm))
         segments = {s.slot: s.request.segment for s in self._scheduler.sequences() if self._adaptable(s)}
         self.adapters.drafter_changed(champion, arms.champion.state, segments)
         known = former.champion.drafter
         if known is champion or (champion is not None and known is not None and champion.kind == known.kind):
-            self._drafting.changed(arms)
+            self._drafting.changed(arms, [sequence for sequence in moved if self._is_strange(sequence)])
         else:
             self._set_policy()
 
@@ -196,6 +172,12 @@ class Engine:
         From any thread, beside running steps. Only the last one is kept. ConfigError as from `set_drafters`.
         """
         self._staging.stage(drafter, self._runner)
+
+    def update_target(self, change: TargetChange) -> None:
+        """Give the target other weights from a coming step on. ConfigError while an earlier change waits."""
+        if self._change is not None:
+            raise ConfigError("target", "is being updated already")
+        self._change = change
 
     @property
     def drafter_version(self) -> str | None:
@@ -249,6 +231,8 @@ class Engine:
             self._change_runner()
         began = time.perf_counter()
         outputs = self._expire()
+        if self._change is not None:
+            outputs += self._change_target(self._change)
         plan = self._plan()
         if plan.empty:
             return outputs
@@ -316,6 +300,11 @@ class Engine:
             sequence.followed = drafted and self._drafting.policy.follows()
         return plan
 
+    def _is_strange(self, sequence: Sequence) -> bool:
+        """Whether its drafter has yet to make what it must know of it."""
+        state = None if sequence.arm is None else sequence.arm.state
+        return state is not None and sequence.decoding and not state.knows(self._ring, sequence.slot)
+
     def _adaptable(self, sequence: Sequence) -> bool:
         """Whether a sequence runs and drafts with the champion."""
         return sequence.slot >= 0 and sequence.arm is self._arms.champion
@@ -329,6 +318,31 @@ class Engine:
             self._ngrams.end(slot)
         for _, state in self._arms.drafters:
             state.invalidate(slot)
+
+    def _change_target(self, change: TargetChange) -> list[StepOutput]:
+        """Make the change if it is time. Nothing that the old weights computed is used again."""
+        with torch.inference_mode(False), torch.no_grad():
+            outputs = change.write(self._scheduler, self._forget)
+            if outputs is None:
+                return []
+            self._change = None
+            self._pool.forget_prefixes()
+            if self._ngrams is not None:
+                self._ngrams = NgramDrafts()
+            self._arms = Arms.none()
+            self._staging = Staging(self.config, self.max_context)
+            self.adapters.drafter_changed(None, None, {})
+            if self._runners.kernel != "graphed":  # graphs read the new weights where the old ones were
+                self._runners = RunnerChoice(self.target, self.config)
+                self._runner = self._runners.make(self._memory)
+            self._runner.set_drafters([])
+            self._feed = RingFeed(self._runner, self._ring)
+            change.installed()
+            if self._arms.champion.drafter is None:
+                self._set_policy()
+            self._scheduler.let_through()
+            change.done.set_result(len(outputs))
+        return outputs
 
     def _change_runner(self) -> None:
         """The next step runs on what is best now. Cache, ring and outputs stay as they are."""

@@ -41,6 +41,7 @@ class Scheduler:
         self._next_deadline = math.inf
         self._arrivals = 0
         self._stalled: tuple[Sequence, int] | None = None
+        self._holding = False
         self._hits = self._misses = self._preemptions = 0
 
     @property
@@ -141,6 +142,24 @@ class Scheduler:
             self._pool.register(keys[index], sequence.blocks[index])
         sequence.registered = full
 
+    def hold_back(self) -> list[int]:
+        """Until `let_through` only sequences that have begun to answer run; the others wait, and give back
+        what they hold. Returns the slots that they had. Idempotent."""
+        self._holding = True
+        plan = StepPlan()
+        for sequence in [s for s in self._running.values() if not s.generated]:
+            self._preempt(sequence, plan)
+        return plan.vacated
+
+    def let_through(self) -> None:
+        """The end of `hold_back`."""
+        self._holding = False
+
+    @property
+    def answering(self) -> list[Sequence]:
+        """Sequences that have begun to answer, whether they run or wait."""
+        return [sequence for sequence in self._sequences.values() if sequence.generated]
+
     def remove(self, request_id: str) -> Sequence | None:
         """Forget a request and free what it held. Idempotent; returns it when it was running."""
         known = self._sequences.pop(request_id, None)
@@ -239,14 +258,19 @@ class Scheduler:
             if not rows:
                 return 0
             rows -= plan.give_chunk(sequence, rows)
-        while rows and self._waiting and self._free_slots and not plan.vacated:
-            if not self._admit(self._waiting[0]):
+        while rows and self._free_slots and not plan.vacated:
+            first = self._next()
+            if first is None or not self._admit(first):
                 break
-            sequence = self._waiting.pop(0)
-            plan.admitted.append(sequence)
-            plan.grown.append((sequence, 0))
-            rows -= plan.give_chunk(sequence, rows)
+            self._waiting.remove(first)
+            plan.admitted.append(first)
+            plan.grown.append((first, 0))
+            rows -= plan.give_chunk(first, rows)
         return rows
+
+    def _next(self) -> Sequence | None:
+        """Who is admitted next."""
+        return next((s for s in self._waiting if s.generated > 0 or not self._holding), None)
 
     def _admit(self, sequence: Sequence) -> bool:
         """Let a sequence run if there are blocks for it, and one more for each that runs already."""

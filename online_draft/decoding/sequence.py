@@ -120,6 +120,13 @@ class Sequence:
         self.blocks, self.kv_slots = [], []
         self.length = self.cached = self.registered = 0
 
+    def start_over(self) -> None:
+        """Another target computes it: nothing is known of it yet. Only while it waits and hasn't begun."""
+        assert self.slot == -1 and not self.generated, "a sequence that has begun can't start over"
+        self.arm = None
+        if self.sampling.prompt_logprobs is not None:
+            self.prompt_logprobs = PromptLogprobs(self.request.prompt_ids, self.sampling.prompt_logprobs)
+
     def block_keys(self, count: int, block_size: int) -> list[bytes]:
         """Prefix keys of the first `count` blocks, all full. Each is made once."""
         keys = self._block_keys

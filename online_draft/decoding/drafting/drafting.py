@@ -6,7 +6,7 @@ Shapes: S sequences, N nodes of each, C counts of nodes over the batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from online_draft.decoding.drafting.arms import Arms
 from online_draft.decoding.drafting.candidates import Candidates, drafted, merged, proposed
 from online_draft.decoding.drafting.drafts import Drafts
 from online_draft.decoding.drafting.forest import Forest
+from online_draft.decoding.drafting.handover import Handover
 from online_draft.decoding.drafting.ngrams import NgramDrafts, Proposal
 from online_draft.decoding.drafting.selection import Selection, keep, rank
 from online_draft.decoding.masks import drop_forbidden
@@ -79,19 +80,23 @@ class Drafting:
         self._looked = 0.0
         """Seconds of the step's looks at the memory of which nothing came: no part of its price."""
         self._last: _Drafted | None = None
+        self._handover = Handover()
+        self._handing_over = False
 
     @property
     def ran_heads(self) -> bool:
         """Whether the last step drafted with heads."""
         return self._last is not None
 
-    def changed(self, arms: Arms) -> None:
-        """These draft from now on."""
+    def changed(self, arms: Arms, strange: Iterable[Sequence] = ()) -> None:
+        """These draft from now on; `strange` are running sequences whose new drafter doesn't know them yet."""
         former, self._arms = self._arms, arms
         if not set(arms.present) <= set(former.present):
             self._drafted = 0
         if arms.champion is not former.champion:
             self.policy.drafter_changed()
+        if self.policy.last.sequences or self.policy.last.free:
+            self._handover.add(strange)
 
     def draft(
         self, plan: StepPlan, runner: Runner, ready: Callable[[], None], timer: StepTimer | None = None
@@ -104,11 +109,14 @@ class Drafting:
         self._looked = 0.0
         sequences = plan.speculating
         looks = self._ngrams is not None and self._ngram_policy.looks() and self._ngrams.due(sequences)
-        self._resting = not looks and self.policy.rests(bool(plan.admitted))
+        self._handing_over = bool(self._handover)
+        self._resting = not (looks or self._handing_over) and self.policy.rests(bool(plan.admitted))
         if self._resting:
             _decode_plainly(plan, [])
             return None
         able = [sequence for sequence in sequences if sequence.followed] if self._arms.champion.heads else []
+        if self._handing_over:
+            able = self._handover.step(able, runner, ready)
         rows = len(sequences) + len(plan.plain)
         count = self.policy.plan(len(able), rows - len(able), bool(plan.admitted))
         dormant = self.policy.dormant
@@ -163,6 +171,7 @@ class Drafting:
             self._ngram_policy.passed(seconds, plain if typical else 0)
             return
         last = self._last
+        typical = typical and not self._handing_over
         seconds -= self._looked
         committed = plain + sum(len(walk.tokens) for walk in walks)
         if last is not None and len(walks) == len(last.selection.kept):

@@ -44,7 +44,8 @@ class Calibration:
     nodes of a depth were given is compared with what happened before it is learnt (`report`).
     """
 
-    def __init__(self, depths: int) -> None:
+    def __init__(self, depths: int, table_LG: Floats | None = None) -> None:
+        """`table_LG`: the maps to start with."""
         self.depths = depths
         self._jumps = max(0, depths - 1).bit_length()
         self._levels = 2 * depths
@@ -58,6 +59,9 @@ class Calibration:
         self._steps_L = np.zeros(self._levels, np.int64)
         self._totals_QL = np.zeros((3, self._levels))
         self._errors_QLB = np.zeros((2, self._levels, _BINS))
+        if table_LG is not None:
+            self._table_LG = table_LG.copy()
+            return
         self._table_LG = np.empty((self._levels, _GRID + 1))
         self._fit(0)
         self._table_LG[1:] = self._table_LG[0]
@@ -124,12 +128,11 @@ class Calibration:
             self._gather()
 
     def heir(self, keep: float = 0.2) -> Calibration:
-        """One for a similar drafter: starts from what was learnt here, weighed down. Totals start at 0."""
-        heir = Calibration(self.depths)
+        """One for a similar drafter: has the same maps until they are fitted anew, to what was learnt here,
+        weighed down, and what it sees. Totals start at 0. Cheap: a swap waits for it."""
+        heir = Calibration(self.depths, self._table_LG)
         heir._sums_QLB = keep * self._sums_QLB
         heir._trust = self._trust.heir(keep)
-        for level in np.flatnonzero(heir._sums_QLB[0].any(1)).tolist():
-            heir._fit(level)
         return heir
 
     def report(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from online_draft.decoding.drafting.selection import Selection, best_count, keep, rank
+from online_draft.decoding.policy.bursts import Bursts
 from online_draft.decoding.policy.cost import CostModel
 from online_draft.decoding.policy.decision import Decision
 from online_draft.decoding.policy.gain_curve import GainCurve
@@ -38,17 +39,6 @@ _COLD = 4
 """The first drafted steps of all warm the machine up: what they take says nothing."""
 _MANY, _SAMPLE = 200, 4
 """Behind so many drafted steps every fourth tells what steps cost."""
-_BURST, _LONG_BURST = 4, 24
-"""Plain steps in a row that keep the plain cost honest while drafting."""
-_SETTLING, _LONG_SETTLING = 1, 8
-"""So many of them aren't counted: behind a drafted step caches are cold. A plain step that seems a quarter
-too slow makes drafting at 0.9 of the plain rate seem to pay."""
-_BURST_GAPS = (128, 512)
-"""Drafted steps between two of these: near break-even, far from it."""
-_CLOSE = 1.5
-"""Below this advantage bursts are long."""
-_STRAYED = 0.1
-"""Where costs have moved this far (log) since the last plain step, it is time for some."""
 _IDLE = 16
 """Plain steps of which one is looked at while nothing is drafted, times the back-off: to look is a seventh of
 a small target's step."""
@@ -88,14 +78,10 @@ class SpeculationPolicy:
         self._run = 0
         self._plain_run = 0
         self._unseen = 0
-        self._since_plain = 0
         self._measuring = False
         self._cold = False
         self._trial_left = 0
-        self._burst_left = 0
-        self._burst_gap = _BURST_GAPS[0]
-        self._settling = _SETTLING
-        self._plain_drift = 0.0
+        self._bursts = Bursts()
         self._budget = ProbeBudget()
         self._buckets: Counter[int] = Counter()
 
@@ -234,15 +220,15 @@ class SpeculationPolicy:
             self._plain_run += 1
             self._unseen += 1
             comparing = self._on and self._eligible
-            seen = self._plain_run > self._settling if comparing else self._unseen >= self._gap
+            seen = self._bursts.counts(self._plain_run) if comparing else self._unseen >= self._gap
             cold, self._cold = self._cold, False
             if typical and seen and not cold and self.mode == "auto":
                 self._unseen = 0
                 self.cost.observe(rows, 0, False, seconds)
-                self._plain_drift = self.cost.drift
+                self._bursts.timed(self.cost.drift)
             if not self._on:
                 return
-            self._since_plain = 0
+            self._bursts.plain()
         else:
             self._observe_drafted(seconds, committed, typical)
         self._budget.bound()
@@ -266,7 +252,7 @@ class SpeculationPolicy:
         if last.probe:
             self._budget.step()
         self._run += 1
-        self._since_plain += 1
+        self._bursts.drafted()
         self._plain_run = 0
 
     def drafter_changed(self) -> None:
@@ -312,9 +298,9 @@ class SpeculationPolicy:
         if pays or near:
             self._on = True
             self._trial_left = 0 if pays else _TRIAL
-            self._run = self._burst_left = 0
+            self._run = 0
             self._budget.end()
-            self._burst_gap = _BURST_GAPS[0]
+            self._bursts.renew()
             return sequences, False
         if self._probe():
             count = max(1, sequences // _PROBE_SEQUENCES)
@@ -330,8 +316,7 @@ class SpeculationPolicy:
 
     def _goes_on(self, advantage: float) -> bool:
         """Whether to draft in a step while speculation is on."""
-        if self._burst_left:
-            self._burst_left -= 1
+        if self._bursts.goes_on():
             self._measuring = True
             return False
         if self._trial_left:
@@ -341,15 +326,8 @@ class SpeculationPolicy:
             if advantage < least:
                 self._on = False
                 return False
-        strayed = abs(self.cost.drift - self._plain_drift) > _STRAYED and self._since_plain >= AWAY
-        if strayed or self._since_plain >= self._burst_gap:
-            near, far = _BURST_GAPS
-            self._burst_gap = min(far, 2 * self._burst_gap) if advantage > 1.2 else near
-            burst, settling = (_LONG_BURST, _LONG_SETTLING) if advantage < _CLOSE else (_BURST, _SETTLING)
-            self._burst_left, self._settling = burst - 1, settling
-            self._measuring = True
-            return False
-        return True
+        self._measuring = self._bursts.begins(advantage, self.cost.drift)
+        return not self._measuring
 
     def _probe(self) -> bool:
         """Whether to draft although it doesn't seem to pay."""

@@ -81,6 +81,15 @@ class Runner(Protocol):
         came here."""
         ...
 
+    @property
+    def batches_freely(self) -> bool:
+        """Whether a drafter's memory of many sequences is made in about the time of one."""
+        ...
+
+    def follow(self, state: DraftState, slots: Sequences[int]) -> None:
+        """Bring the drafter's memory of these slots up to the ring; nothing is drafted."""
+        ...
+
     def draft(
         self,
         state: DraftState,

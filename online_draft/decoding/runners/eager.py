@@ -34,6 +34,15 @@ class EagerRunner:
         """Draft with these heads."""
         self._drafters = {state: drafter for drafter, state in drafters}
 
+    @property
+    def batches_freely(self) -> bool:
+        """Not on a CPU."""
+        return self._target.device.type != "cpu"
+
+    def follow(self, state: DraftState, slots: Sequences[int]) -> None:
+        """Take in the ring's rows."""
+        self._drafters[state].newest(state, self._memory.ring, slots)
+
     def draft(
         self,
         state: DraftState,

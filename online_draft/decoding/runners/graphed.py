@@ -116,6 +116,15 @@ class GraphedRunner:
         self._eager.set_drafters(drafters)
         self._heads = max((drafter.config.num_heads for drafter, _ in drafters), default=0)
 
+    @property
+    def batches_freely(self) -> bool:
+        """As eagerly."""
+        return self._eager.batches_freely
+
+    def follow(self, state: DraftState, slots: Sequences[int]) -> None:
+        """Take in the ring's rows."""
+        self._eager.follow(state, slots)
+
     def draft(
         self,
         state: DraftState,

@@ -42,6 +42,15 @@ class NativeRunner:
         if self._staged is not None and self._staged[0] in self._drafting:
             self._staged = None
 
+    @property
+    def batches_freely(self) -> bool:
+        """A row costs what it computes."""
+        return False
+
+    def follow(self, state: DraftState, slots: Sequences[int]) -> None:
+        """Take in the ring's rows."""
+        self._drafting[state].follow(self._memory.ring, slots)
+
     def draft(
         self,
         state: DraftState,
