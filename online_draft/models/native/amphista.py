@@ -97,13 +97,7 @@ class NativeAmphista:
         Brings the state up to date with the ring first.
         """
         state = self._state
-        _, stale = state.split(ring, slots)
-        for slot in stale:
-            end, available = ring.end[slot], ring.available(slot)
-            if not available:
-                raise ValueError("a slot without rows can't be drafted")
-            self._call(self._rebuild, ring, [slot], [end - min(self.config.window, available)], [end], None)
-            state.end[slot] = end
+        self.follow(ring, slots)
         ends = [ring.end[slot] for slot in slots]
         firsts = [min(state.end[slot], end - 1) for slot, end in zip(slots, ends, strict=True)]
         logits_SKV = torch.empty(
@@ -112,6 +106,17 @@ class NativeAmphista:
         self._call(self._draft, ring, slots, firsts, ends, logits_SKV)
         state.note(ring, slots)
         return logits_SKV
+
+    def follow(self, ring: FeatureRing, slots: Sequence[int]) -> None:
+        """Make the state of those slots anew that miss too many rows."""
+        state = self._state
+        stale = state.split(ring, slots)[1]
+        for slot in stale:
+            end, available = ring.end[slot], ring.available(slot)
+            if not available:
+                raise ValueError("a slot without rows can't be drafted")
+            self._call(self._rebuild, ring, [slot], [end - min(self.config.window, available)], [end], None)
+        state.note(ring, stale)
 
     def _call(
         self,

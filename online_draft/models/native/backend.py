@@ -17,8 +17,10 @@ from online_draft.models.amphista import Amphista
 from online_draft.models.amphista_serving import AmphistaServing
 from online_draft.models.drafter import Drafter, DraftState
 from online_draft.models.kv import KVCache
+from online_draft.models.medusa import Medusa
 from online_draft.models.native.amphista import NativeAmphista
 from online_draft.models.native.commit import NativeCommit
+from online_draft.models.native.medusa import NativeMedusa
 from online_draft.models.native.pack import NAMES, Packing
 from online_draft.models.native.pool import Pool
 from online_draft.models.native.target import FlatBatch, NativeTarget
@@ -73,8 +75,8 @@ class NativeBackend:
 
 
 class NativeDrafting:
-    """From the feature ring to trees: trees compiled, and Amphista's heads where the kernels have all of its
-    parts; other heads in torch.
+    """From the feature ring to trees: trees compiled, as are Medusa's heads, and Amphista's where the kernels
+    have all of its parts; other heads in torch.
 
     In float32 a drafter's weights are stored as bfloat16: that changes drafts a little and outputs never.
     """
@@ -86,11 +88,18 @@ class NativeDrafting:
         self._state = state
         self._dtype = target.dtype
         packing = Packing(library, target.dtype, half=True)
-        self._heads: NativeAmphista | None = None
+        self._heads: NativeAmphista | NativeMedusa | None = None
         if isinstance(drafter, Amphista) and isinstance(state, AmphistaServing) and drafter.config.compiled:
             whole = target.drafting_head() if drafter.draft_ids_V is None else None
             self._heads = NativeAmphista(packing, drafter, state, pool, whole)
+        elif isinstance(drafter, Medusa):
+            self._heads = NativeMedusa(packing, drafter, pool)
         self._trees = NativeTrees(packing, pool, drafter.markov, drafter.draft_ids_V)
+
+    def follow(self, ring: FeatureRing, slots: Sequence[int]) -> None:
+        """Bring the state of these slots up to the ring. Where heads run in torch, the draft does that."""
+        if self._heads is not None:
+            self._heads.follow(ring, slots)
 
     def trees(
         self,
@@ -135,9 +144,10 @@ def _packed(library: ctypes.CDLL, target: Target) -> NativeTarget:
     """
     with _packing:
         generation, packed = _known.get(target, (-1, None))
-        if packed is None or generation != target.generation:
+        now = target.generation  # weights that change while they are packed must not pass for the new ones
+        if packed is None or generation != now:
             packed = NativeTarget(library, target, Pool(library, 1))
-            _known[target] = target.generation, packed
+            _known[target] = now, packed
         return packed
 
 

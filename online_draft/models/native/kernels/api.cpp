@@ -1,6 +1,7 @@
 // The C interface. Handles are opaque; every array belongs to the caller and outlives the handle.
 #include "amphista.h"
 #include "commit.h"
+#include "medusa.h"
 #include "peak.h"
 #include "sample.h"
 #include "target.h"
@@ -39,6 +40,13 @@ EXPORT void od_pool_free(void *pool) { delete static_cast<Pool *>(pool); }
   EXPORT void od_amphista_rebuild_##NAME(void *drafter, const int64_t *arguments) {                                    \
     static_cast<Amphista<T, W> *>(drafter)->rebuild(*reinterpret_cast<const DraftArguments *>(arguments));                \
   }                                                                                                                    \
+  EXPORT void *od_medusa_new_##NAME(void *pool, const int64_t *sizes, const void *const *weights) {                     \
+    return new Medusa<T, W>(static_cast<Pool *>(pool), *reinterpret_cast<const MedusaSizes *>(sizes), weights);         \
+  }                                                                                                                     \
+  EXPORT void od_medusa_free_##NAME(void *drafter) { delete static_cast<Medusa<T, W> *>(drafter); }                     \
+  EXPORT void od_medusa_draft_##NAME(void *drafter, const int64_t *arguments) {                                         \
+    static_cast<Medusa<T, W> *>(drafter)->draft(*reinterpret_cast<const MedusaArguments *>(arguments));                 \
+  }                                                                                                                     \
   EXPORT void *od_trees_new_##NAME(void *pool) { return new Trees<T, W>(static_cast<Pool *>(pool)); }                     \
   EXPORT void od_trees_free_##NAME(void *trees) { delete static_cast<Trees<T, W> *>(trees); }                             \
   EXPORT void od_trees_build_##NAME(void *trees, const int64_t *arguments) {                                           \

@@ -15,8 +15,10 @@ from online_draft.models.amphista import Amphista, AmphistaConfig
 from online_draft.models.config import Architecture, TargetConfig
 from online_draft.models.kv import KVCache
 from online_draft.models.loading import random_target
+from online_draft.models.medusa import Medusa, MedusaConfig
 from online_draft.models.native.amphista import NativeAmphista
 from online_draft.models.native.backend import NativeBackend, supports
+from online_draft.models.native.medusa import NativeMedusa
 from online_draft.models.native.pack import Packing, fits_bfloat16
 from online_draft.models.native.pool import Pool
 from online_draft.models.native.target import FlatBatch, NativeTarget
@@ -184,6 +186,30 @@ def test_draft_equals_torch_step_by_step(library: ctypes.CDLL, sizes: dict[str, 
             ring.reset(slots[0])
             ring.rebase(slots[0], 16)
             feed(slots[0], 3)
+
+
+@pytest.mark.parametrize("scored", [0, 53])
+def test_medusa_heads_equal_torch(library: ctypes.CDLL, scored: int) -> None:
+    target = odd_target("llama", torch.float64)
+    torch.manual_seed(0)
+    drafter = Medusa(MedusaConfig(44, 250, num_heads=3, draft_vocab_size=scored)).to(target.dtype)
+    drafter.start_from(target)
+    with torch.no_grad():
+        for parameter in drafter.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    backend = NativeBackend(library, target, threads=2)
+    native = NativeMedusa(backend.target.packing, drafter, backend.pool)
+    ring = FeatureRing(4, 8, 44, target.dtype)
+    for slot, rows in enumerate((1, 5, 8, 21)):
+        ring.append(slot, torch.randn(rows, 44, dtype=target.dtype), torch.arange(rows))
+    for slots in ([0], [3, 1], [2, 0, 3, 1]):
+        expected = drafter.draft(drafter.new_state(4), ring, slots).base_logits_SKV
+        torch.testing.assert_close(native.logits(ring, slots), expected, rtol=0, atol=1e-11)
+    drafting = backend.drafting(drafter, drafter.new_state(4))
+    token = drafting.trees(ring, [3, 1], [5, 9], 3, 1)[0]
+    best = drafter.draft(drafter.new_state(4), ring, [3, 1]).base_logits_SKV.argmax(-1)
+    ids = best if drafter.draft_ids_V is None else drafter.draft_ids_V[best]
+    assert token.tolist() == ids.tolist(), "a chain of width 1 has each head's best token"
 
 
 def test_swapped_weights_are_seen(library: ctypes.CDLL) -> None:
