@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
@@ -34,6 +35,7 @@ class BufferDesk:
     def __init__(self, desk: AdminDesk) -> None:
         self._desk = desk
         self._log = ErasureLog(desk.registry.store)
+        self._others = {other.model: BufferDesk(other) for other in desk.others}
 
     def stats(self) -> dict[str, Any]:
         """The books of writers and reader, integers only. StoreError without Redis or artifact store."""
@@ -65,12 +67,25 @@ class BufferDesk:
     def erase(
         self, tenant: str, wait_s: float = WAIT_S, pause: Callable[[float], object] = time.sleep
     ) -> dict[str, Any]:
-        """Have a tenant forgotten everywhere; says by whom it is, and what is still open.
+        """Have a tenant forgotten everywhere; says by whom it is, and what is still open. The report of each
+        further model is in `models`, and `complete` is about them, too.
 
         The request itself is durable at once. Waits up to `wait_s` for those who run, and sweeps the stream
         when the replicas have nothing left to put there. Idempotent: a further call erases what came since,
         and finishes what was open. StoreError when the request can't be written.
         """
+        if not self._others:
+            return self._erase(tenant, wait_s, pause)
+        with ThreadPoolExecutor(max_workers=len(self._others)) as pool:
+            others = {
+                name: pool.submit(desk.erase, tenant, wait_s, pause) for name, desk in self._others.items()
+            }
+            report = self._erase(tenant, wait_s, pause)
+            report["models"] = {name: other.result() for name, other in others.items()}
+        report["complete"] &= all(other["complete"] for other in report["models"].values())
+        return report
+
+    def _erase(self, tenant: str, wait_s: float, pause: Callable[[float], object]) -> dict[str, Any]:
         request = self._log.request(tenant)
         waited_until = time.monotonic() + wait_s
         replicas, learner = self._honoured(request.number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from online_draft.monitor.counts import read_counts
 from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.journal import Decision, DecisionJournal, DecisionKind
 from online_draft.registry.ladder import LadderState, decide, fold
+from online_draft.registry.target_line import TargetLine
 from online_draft.registry.wakeups import publish_wakeup
 from online_draft.store import ArtifactStore, RedisKeys, connect_redis, redis_errors
 from online_draft.store.packing import unpack
@@ -24,13 +25,48 @@ ROLES = ("champion", "previous", "baseline", "candidate", "canary", "pinned")
 class AdminDesk:
     """Every method blocks on the artifact store or Redis; call from a thread. Holds no state of its own."""
 
-    def __init__(self, store: str, fingerprint: str, redis_url: str | None, keys: RedisKeys) -> None:
-        """Without a `redis_url` (offline) there are no counts, no statuses and no wake-ups."""
-        files = ArtifactStore(store)
-        self.registry = DrafterRegistry(files, fingerprint)
-        self.journal = DecisionJournal(files, fingerprint)
+    def __init__(
+        self,
+        store: str,
+        fingerprint: str,
+        redis_url: str | None,
+        keys: RedisKeys,
+        model: str = "",
+        others: Sequence[AdminDesk] = (),
+    ) -> None:
+        """Without a `redis_url` (offline) there are no counts, no statuses and no wake-ups. `model` is the
+        name of the target in the service; `others` are the desks of its further models. `fingerprint` is the
+        configured target's; after updates of it everything is about the last one."""
+        self.model = model
+        self.others = tuple(others)
+        self._files = ArtifactStore(store)
+        self.line = TargetLine(self._files, fingerprint)
+        self._books = _Books(self._files, fingerprint)
         self._keys = keys
         self._redis = connect_redis(redis_url) if redis_url is not None else None
+
+    @property
+    def registry(self) -> DrafterRegistry:
+        """Versions for the target as it is now. JournalError or StoreError when nobody knows which."""
+        return self._current().registry
+
+    @property
+    def journal(self) -> DecisionJournal:
+        """Decisions about its drafters. Errors as `registry`."""
+        return self._current().journal
+
+    def target(self) -> dict[str, Any]:
+        """The target as decided, the one it began with, all updates, and whether its champion is unproven."""
+        state, registry = self.state(), self.registry
+        champion = state.champion
+        shown = {} if champion is None else self._describe(champion, state)
+        return {
+            "fingerprint": registry.target,
+            "origin": self.line.origin,
+            "champion": champion,
+            "unproven": bool(shown.get("unproven")),
+            "updates": [asdict(update) for update in self.line.updates()],
+        }
 
     def state(self) -> LadderState:
         """The fold of the journal. JournalError or StoreError when it can't be read."""
@@ -108,6 +144,13 @@ class AdminDesk:
             raise StoreError("redis is not used offline")
         return self._redis, self._keys
 
+    def _current(self) -> _Books:
+        """Registry and journal of the target as it was decided last."""
+        fingerprint = self.line.current()
+        if fingerprint != self._books.registry.target:
+            self._books = _Books(self._files, fingerprint)
+        return self._books
+
     def _notify(self, decision: Decision) -> None:
         if self._redis is not None:
             publish_wakeup(self._redis, self._keys, decision)
@@ -127,7 +170,16 @@ class AdminDesk:
             "kind": manifest.kind,
             "bytes": manifest.total_bytes,
             "provenance": asdict(manifest.provenance),
+            "unproven": manifest.provenance.carried_over_from is not None,
         }
+
+
+class _Books:
+    """What is known about the drafters of one target."""
+
+    def __init__(self, files: ArtifactStore, fingerprint: str) -> None:
+        self.registry = DrafterRegistry(files, fingerprint)
+        self.journal = DecisionJournal(files, fingerprint)
 
 
 def share_of(version: str, state: LadderState) -> float:

@@ -50,9 +50,14 @@ def build_drift_router(desk: AdminDesk) -> APIRouter:
     def drift() -> DriftsReply:
         """Alarm and verdict of each segment."""
         try:
-            states = read_drift_states(*desk.redis_client(), desk.registry.target)
+            return DriftsReply(segments=drifts(desk))
         except StoreError as error:
             raise ApiError(503, str(error), code="drift_unavailable", headers={"Retry-After": "1"}) from error
-        return DriftsReply(segments=[DriftReply(**asdict(state)) for state in states.values()])
 
     return router
+
+
+def drifts(desk: AdminDesk) -> list[DriftReply]:
+    """The state of each segment. Blocks; StoreError when Redis can't be used."""
+    states = read_drift_states(*desk.redis_client(), desk.registry.target)
+    return [DriftReply(**asdict(state)) for state in states.values()]

@@ -6,26 +6,46 @@ since `expected_seq`, or when the ladder doesn't allow the decision now.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from secrets import compare_digest
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from online_draft.errors import ArtifactError, ConfigError, JournalError, LostRaceError, StoreError
 from online_draft.registry.journal import Decision, DecisionKind
 from online_draft.serve.admin.adapters import AdapterDesk
+from online_draft.serve.admin.auth import AdminAuth
 from online_draft.serve.admin.buffer_routes import build_buffer_router
 from online_draft.serve.admin.desk import AdminDesk
+from online_draft.serve.admin.drift_history import build_drift_history_router
 from online_draft.serve.admin.drift_routes import build_drift_router
+from online_draft.serve.admin.journal_routes import build_journal_router
+from online_draft.serve.admin.recent_routes import build_recent_router
+from online_draft.serve.admin.replica_routes import build_replica_router
 from online_draft.serve.admin.series_routes import build_series_router
+from online_draft.serve.admin.target_routes import build_target_router
 from online_draft.serve.api.backend import Backend
 from online_draft.serve.api.errors import ApiError
+from online_draft.serve.api.model import Model
+from online_draft.serve.dashboard.events import build_events_router
+from online_draft.serve.dashboard.routes import build_dashboard_router
 
-ACTOR = "admin"
+
+class ModelReply(BaseModel):
+    """A model of the service: what clients call it, and the fingerprint of its target."""
+
+    name: str
+    aliases: tuple[str, ...]
+    fingerprint: str
+
+
+class ModelsReply(BaseModel):
+    """All models, the default one first. `?model=NAME` on any route of the admin API chooses one."""
+
+    models: list[ModelReply]
 
 
 class DecisionBody(BaseModel):
@@ -37,35 +57,45 @@ class DecisionBody(BaseModel):
     expected_seq: Annotated[int, Field(ge=0)] | None = None
 
 
+class SpeculationBody(DecisionBody):
+    """`auto`: as much as pays; `off`: none."""
+
+    mode: Literal["auto", "off"]
+
+
+class SpeculationReply(BaseModel):
+    """As decided."""
+
+    mode: Literal["auto", "off"]
+
+
 def build_admin_router(
     desk: AdminDesk,
     backend: Backend,
     admin_key: str,
     admin_name: Callable[[str], str | None] = lambda secret: None,
+    admins: Callable[[], Mapping[str, str]] = dict,
+    models: Sequence[Model] = (),
 ) -> APIRouter:
-    """The admin routes. `admin_name` knows further admins by their secrets. An empty key would lock everybody
-    out, so ConfigError."""
-    if not admin_key:
-        raise ConfigError("admin_key", "must not be empty")
-
-    async def check_key(authorization: Annotated[str, Header()] = "") -> str:
-        """Who it is, as the journal says it."""
-        secret = authorization.removeprefix("Bearer ")
-        known = compare_digest(secret.encode("utf-8", "replace"), admin_key.encode())
-        name = None if known else admin_name(secret)
-        if not known and name is None:
-            raise ApiError(
-                401, "a valid admin key is needed: Authorization: Bearer KEY", code="invalid_admin_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )  # fmt: skip
-        return ACTOR if name is None else f"{ACTOR}:{name}"
-
-    router = APIRouter(prefix="/admin/api", dependencies=[Depends(check_key)])
-    router.include_router(build_series_router(desk))
-    router.include_router(build_drift_router(desk))
-    router.include_router(build_buffer_router(desk))
+    """The admin routes and the page. `admin_name` knows further admins by their secrets, `admins` their names
+    by the secrets' digests. `models` are all that the service has. An empty key would lock everybody out, so
+    ConfigError."""
+    auth = AdminAuth(admin_key, admin_name, admins)
+    who = Depends(auth.check)
+    router = APIRouter(prefix="/admin/api", dependencies=[who])
+    for build in (
+        build_series_router,
+        build_drift_router,
+        build_drift_history_router,
+        build_buffer_router,
+        build_replica_router,
+        build_journal_router,
+        build_recent_router,
+    ):
+        router.include_router(build(desk))
+    router.include_router(build_events_router(desk, auth, lambda: getattr(backend, "ending", False) is True))
+    router.include_router(build_target_router(desk, backend, auth))
     adapters = AdapterDesk(desk)
-    who = Depends(check_key)
 
     def decide(
         actor: str, kind: DecisionKind, version: str | None, body: DecisionBody | None
@@ -90,6 +120,10 @@ def build_admin_router(
         except Exception as error:
             overview["replica"] = {"ready": False, "error": str(error)}
         return overview
+
+    @router.get("/models")
+    def list_models() -> ModelsReply:
+        return ModelsReply(models=[ModelReply(**asdict(model)) for model in models])
 
     @router.get("/drafters")
     def list_drafters() -> dict[str, Any]:
@@ -137,6 +171,16 @@ def build_admin_router(
         written = _reading(lambda: adapters.drop(name, actor, body.reason, body.expected_seq), "adapter")
         return asdict(written)
 
+    @router.get("/speculation")
+    def speculation() -> SpeculationReply:
+        """Whether requests are drafted for."""
+        return SpeculationReply(mode="off" if _reading(desk.state).speculation_off else "auto")
+
+    @router.post("/speculation")
+    def switch_speculation(body: SpeculationBody, actor: str = who) -> dict[str, Any]:
+        """Have all replicas draft as much as pays, or decode plainly, from their next requests on."""
+        return decide(actor, "speculation_off" if body.mode == "off" else "speculation_on", None, body)
+
     @router.get("/learner")
     def learner() -> dict[str, Any]:
         paused = _reading(desk.state).learner_paused
@@ -150,7 +194,10 @@ def build_admin_router(
     def resume(body: DecisionBody | None = None, actor: str = who) -> dict[str, Any]:
         return decide(actor, "resume", None, body)
 
-    return router
+    whole = APIRouter()
+    whole.include_router(router)
+    whole.include_router(build_dashboard_router(auth))
+    return whole
 
 
 def as_admin_error(error: Exception, noun: str = "drafter") -> ApiError:
