@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from online_draft.cli import main
 from online_draft.errors import ArtifactError
 from online_draft.launch.admin import OfflineAdmin, open_desk
 from online_draft.launch.pushing import push_drafter
@@ -93,40 +91,31 @@ def test_an_adapter_without_its_base_is_refused(settings: Settings, made: Make, 
     assert OfflineAdmin(settings).adapters() == []
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["online-draft", "adapter", *words])
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
 def test_the_commands_work_offline(
     settings: Settings,
     made: Make,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     version = push_drafter(settings, tmp_path / "base").version
     open_desk(settings).decide("promote", version, "bootstrap", "")
     where = ("--state-dir", str(settings.state_dir))
-    assert run(monkeypatch, "push", str(made()), *where) == 0
+    assert run("adapter", "push", str(made()), *where) == 0
     told = capsys.readouterr()
     adapter = told.out.strip()
     assert f"adapter load {adapter} --offline" in told.err
-    assert run(monkeypatch, "load", adapter, "--offline", "--reason", "try it", *where) == 0
+    assert run("adapter", "load", adapter, "--offline", "--reason", "try it", *where) == 0
     assert capsys.readouterr().out == f"decision 2: {adapter} drafts for sql\n"
-    assert run(monkeypatch, "list", "--offline", *where) == 0
+    assert run("adapter", "list", "--offline", *where) == 0
     listed = capsys.readouterr().out
     assert listed.split() == [adapter, "sql", "on", version, "loaded"]
-    assert run(monkeypatch, "load", adapter, "--offline", *where) == 2
+    assert run("adapter", "load", adapter, "--offline", *where) == 2
     assert "is loaded already" in capsys.readouterr().err
-    assert run(monkeypatch, "drop", "sql", "--offline", *where) == 0
+    assert run("adapter", "drop", "sql", "--offline", *where) == 0
     assert capsys.readouterr().out == f"decision 3: {adapter} drafts for sql no more\n"
     kept = push_adapter(settings, made("python", seed=1)).adapter
-    assert run(monkeypatch, "prune", "--last", "1", *where) == 0
+    assert run("adapter", "prune", "--last", "1", *where) == 0
     assert capsys.readouterr().out == f"deleted {adapter}\n"
     assert [entry["adapter"] for entry in OfflineAdmin(settings).adapters()] == [kept]
     decisions = open_desk(settings).journal.read()

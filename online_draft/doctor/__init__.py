@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,7 +44,12 @@ class Finding:
 
 def run(settings: Settings, console: Console | None = None) -> int:
     """Print all findings as a table; 1 if one of them stops the service from running, else 0."""
-    findings = list(examine(settings))
+    return show(examine(settings), console)
+
+
+def show(examined: Iterable[Finding], console: Console | None = None) -> int:
+    """Print findings as a table; 1 if one of them is a failure, else 0."""
+    findings = list(examined)
     table = Table()
     for heading in ("", "check", "finding", "what to do"):
         table.add_column(heading, overflow="fold")
@@ -61,8 +66,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     runs = find_run_files(settings.state_dir)
     yield check_python()
     yield check_packages()
-    yield check_torch(settings.device)
-    yield check_kernels(settings.device, settings.dtype, settings.engine.kernels)
+    for device in dict.fromkeys(model.device for model in settings.each):
+        yield check_torch(device)
+    for kind in dict.fromkeys((each.device, each.dtype, each.engine.kernels) for each in settings.each):
+        yield check_kernels(*kind)
     yield check_redis(settings.redis.url)
     yield check_ray(settings.ray.address)
     yield check_models(TARGET_DIR, DRAFTERS_DIR)
@@ -175,7 +182,9 @@ def check_redis(url: str | None = None) -> Finding:
     import redis
 
     from online_draft.store import connect_redis
+    from online_draft.store.connection import without_password
 
+    shown = without_password(url)
     try:
         client = connect_redis(url)
         try:
@@ -183,13 +192,13 @@ def check_redis(url: str | None = None) -> Finding:
         finally:
             client.close()
     except (redis.RedisError, OSError, ConfigError) as error:
-        return Finding("fail", "redis", f"{url}: {error}", "start that Redis, or leave redis.url unset")
+        return Finding("fail", "redis", f"{shown}: {error}", "start that Redis, or leave redis.url unset")
     text = str(info["redis_version"])
     found = tuple(int(part) for part in text.split(".")[:2])
     if found < MINIMUM_VERSION:
         needed = ".".join(map(str, MINIMUM_VERSION))
-        return Finding("fail", "redis", f"{url} is Redis {text}", f"use Redis {needed} or newer")
-    return Finding("ok", "redis", f"{text} at {url}")
+        return Finding("fail", "redis", f"{shown} is Redis {text}", f"use Redis {needed} or newer")
+    return Finding("ok", "redis", f"{text} at {shown}")
 
 
 def check_ray(address: str | None = None) -> Finding:
