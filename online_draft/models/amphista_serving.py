@@ -108,10 +108,13 @@ class AmphistaServing(DraftState):
         behind: list[int] = []
         stale: list[int] = []
         for slot in slots:
-            current = self.epoch[slot] == ring.epoch[slot]
-            known = current and 0 <= ring.end[slot] - self.end[slot] <= self.reach
-            (behind if known else stale).append(slot)
+            (behind if self.knows(ring, slot) else stale).append(slot)
         return behind, stale
+
+    def knows(self, ring: FeatureRing, slot: int) -> bool:
+        """Whether a slot misses at most `reach` rows."""
+        current = self.epoch[slot] == ring.epoch[slot]
+        return current and 0 <= ring.end[slot] - self.end[slot] <= self.reach
 
     def heads(self, features_SCF: Tensor, changes: Changes | None = None) -> Tensor:
         """[S, C, F] -> [S, K, V]; equal to `Amphista.heads`, on weights that `changes` changes."""

@@ -37,6 +37,9 @@ class Reply:
     committed: int = 0
     version: str | None = None
     error: str | None = None
+    step_lengths: tuple[int, ...] = ()
+    tried: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,10 @@ class Client:
                     counts["steps"],
                     counts["committed"],
                     counts["drafter_version"],
+                    None,
+                    tuple(counts["step_lengths"]),
+                    tuple(counts["tried"]),
+                    tuple(counts["accepted"]),
                 )
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
                 return Reply(ask, error=f"{type(error).__name__}: {error}")

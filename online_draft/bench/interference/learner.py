@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from online_draft.errors import LaunchError
-from online_draft.learner.actor import _ENVIRONMENT, NAME
+from online_draft.learner.actor import ENVIRONMENT, NAME
 from online_draft.learner.config import LearnerConfig, LearnerPlace
 from online_draft.store import connect_redis
 from online_draft.store.packing import unpack
@@ -49,7 +49,7 @@ class LearnerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,  # Ctrl-C is ours; frozen, it ends with us all the same (SIGHUP of orphans)
-                env=os.environ | _ENVIRONMENT,
+                env=os.environ | ENVIRONMENT,
             )
         return self
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from online_draft.control.comparison import Comparison, compare
 from online_draft.control.config import ControlConfig
@@ -20,7 +22,13 @@ from online_draft.store import ArtifactStore
 LADDER = ControlConfig(
     canary_share=0.25, canary_requests=8, canary_max_s=60.0, watch_share=0.1, watch_min_s=20.0, watch_s=120.0
 )
-"""Shares and waits of the simulation, as short as in the demo."""
+"""Shares and waits, as short as in the demo."""
+_SHOWN = ("canary_share", "canary_requests", "canary_max_s", "watch_share", "watch_min_s", "watch_s")
+
+
+def shown() -> dict[str, Any]:
+    """Those of `LADDER` that aren't the defaults, by name."""
+    return {name: value for name, value in asdict(LADDER).items() if name in _SHOWN}
 
 
 class Ladder:

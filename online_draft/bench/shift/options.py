@@ -22,7 +22,9 @@ class ShiftOptions:
     The traffic goes through the domains of `order`, `requests_per_segment` each, then in mixed shares back to
     the first, then from the first to the second and back; `kinds` are the parts wanted. In the simulation the
     learner does `slices` pieces of work after each request (an update on `slice_records` records, or a part
-    of a look), and on the ladder's clock requests come `rate` a second. Windows are of `window` requests.
+    of a look), and on the ladder's clock requests come `rate` a second. Otherwise a system is started, which
+    learns by itself, and requests come in bursts of `burst`, `rate` a second as far as it keeps up. Windows
+    are of `window` requests.
     Every so many requests (`check_every`; 0: none) one is answered again by plain decoding.
 
     `ceilings` are drafters to replay beside the static one, by domain; with `train_ceilings` those missing
@@ -38,6 +40,7 @@ class ShiftOptions:
     slices: int = 2
     slice_records: int = 8
     rate: float = 1.0
+    burst: int = 6
     max_new_tokens: int = 96
     temperature: float = 0.6
     tree_nodes: int = 16
@@ -58,10 +61,8 @@ class ShiftOptions:
 
     def check(self) -> None:
         """Raise ConfigError, naming the option, for what can't be measured."""
-        if not self.simulate:
-            raise ConfigError("simulate", "only the simulation in one process is there: add --simulate")
         self._check_traffic()
-        for name in ("slice_records", "tree_nodes", "ceiling_steps", "ceiling_answers"):
+        for name in ("slice_records", "burst", "tree_nodes", "ceiling_steps", "ceiling_answers"):
             if getattr(self, name) < 1:
                 raise ConfigError(name.replace("_", "-"), f"must be at least 1, got {getattr(self, name)}")
         for name in ("slices", "check_every", "temperature"):

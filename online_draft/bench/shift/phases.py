@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from random import Random
 
+from online_draft.bench.demo.traffic import Ask
 from online_draft.bench.shift.options import PhaseKind, ShiftOptions
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.models.embedded.domains import Example, examples
@@ -57,15 +58,18 @@ class Traffic:
             domain: examples(domain, options.seed, split="heldout") for domain in options.order
         }
 
-    def requests(self, phase: Phase) -> Iterator[GenerationRequest]:
-        """One phase's; `segment` is the domain, as a client would label it."""
+    def asks(self, phase: Phase) -> Iterator[Ask]:
+        """One phase's, as a client would send them."""
+        options = self._options
         for domain in phase.schedule(self._rng):
-            number = next(self._numbers)
+            seed = (options.seed << 32) + next(self._numbers)
             prompt = next(self._prompts[domain]).prompt
-            sampling = SamplingParams(
-                temperature=self._options.temperature,
-                max_tokens=self._options.max_new_tokens,
-                seed=(self._options.seed << 32) + number,
-            )
-            ids = Conversation(({"role": "user", "content": prompt},)).token_ids(self._tokenizer)
-            yield GenerationRequest(f"r{number}", ids, sampling, segment=domain)
+            yield Ask(domain, prompt, seed, options.temperature, options.max_new_tokens)
+
+    def requests(self, phase: Phase) -> Iterator[GenerationRequest]:
+        """The same as an engine takes them; `segment` is the domain."""
+        for ask in self.asks(phase):
+            sampling = SamplingParams(temperature=ask.temperature, max_tokens=ask.max_tokens, seed=ask.seed)
+            ids = Conversation(({"role": "user", "content": ask.prompt},)).token_ids(self._tokenizer)
+            number = ask.seed - (self._options.seed << 32)
+            yield GenerationRequest(f"r{number}", ids, sampling, segment=ask.domain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
@@ -12,13 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from online_draft.bench.machine import machine_facts
-from online_draft.bench.shift.ladder import LADDER
+from online_draft.bench.shift.events import Event
+from online_draft.bench.shift.ladder import shown
 from online_draft.bench.shift.options import ShiftOptions
-from online_draft.bench.shift.simulation import Event
 from online_draft.bench.shift.tally import Tally
 from online_draft.registry.ladder import LadderState
-
-_LADDER = ("canary_share", "canary_requests", "canary_max_s", "watch_share", "watch_min_s", "watch_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +33,21 @@ class Findings:
     near_ties: int
     requests: int
     serving_s: float
-    learning_s: float
-    kernel: str
+    elapsed_s: float
+    kernel: str | None
     interrupted: bool
 
 
 def shift_report(options: ShiftOptions, target: str, drafter: str, found: Findings) -> dict[str, Any]:
     """The JSON."""
     phases = [tally.as_json() for tally in found.tallies]
-    seconds = found.serving_s + found.learning_s
+    simulated = options.simulate
     ladder = found.ladder
     return {
         "target": target,
         "drafter": drafter,
         **machine_facts("cpu"),
-        "mode": "simulation",
+        "mode": "simulation" if simulated else "live",
         "kernel": found.kernel,
         "order": list(options.order),
         "window": options.window,
@@ -58,18 +56,18 @@ def shift_report(options: ShiftOptions, target: str, drafter: str, found: Findin
         "max_new_tokens": options.max_new_tokens,
         "seed": options.seed,
         "arrivals": {
-            "concurrency": 1,
-            "per_second_on_the_ladders_clock": options.rate,
-            "per_second_measured": round(found.requests / seconds, 3) if seconds else None,
+            "concurrency": 1 if simulated else options.burst,
+            "per_second_on_the_ladders_clock" if simulated else "per_second_wanted": options.rate,
+            "per_second_measured": round(found.requests / found.elapsed_s, 3) if found.elapsed_s else None,
             "serving_s": round(found.serving_s, 1),
-            "learning_s": round(found.learning_s, 1),
+            "elapsed_s": round(found.elapsed_s, 1),
         },
         "learner": {
-            "slices_per_request": options.slices,
-            "records_per_slice": options.slice_records,
+            "slices_per_request": options.slices if simulated else None,
+            "records_per_slice": options.slice_records if simulated else None,
             **found.learner,
         },
-        "ladder": {name: value for name, value in asdict(LADDER).items() if name in _LADDER},
+        "ladder": shown(),
         "ceilings": {
             "given": {domain: str(path) for domain, path in options.ceilings},
             "trained_steps": options.ceiling_steps if options.train_ceilings else None,
@@ -150,11 +148,15 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _title(report: Mapping[str, Any]) -> str:
-    learner = report["learner"]
-    return (
-        f"{report['target']} from {report['drafter']}, simulated: {learner['slices_per_request']} slices of "
-        f"{learner['records_per_slice']} records after each request; windows of {report['window']}"
+    learner, arrivals = report["learner"], report["arrivals"]
+    how = (
+        f"simulated: {learner['slices_per_request']} slices of {learner['records_per_slice']} records after "
+        "each request"
+        if report["mode"] == "simulation"
+        else f"live, {arrivals['per_second_measured']} requests a second in bursts of "
+        f"{arrivals['concurrency']} on {report['cores']} cores"
     )
+    return f"{report['target']} from {report['drafter']}, {how}; windows of {report['window']}"
 
 
 def _mean(values: Any) -> float | None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from online_draft.bench.progress import Bars
+from online_draft.bench.shift.events import Event, Twin
 from online_draft.bench.shift.ladder import LADDER, Ladder
 from online_draft.bench.shift.options import ShiftOptions
 from online_draft.bench.shift.phases import Phase, Traffic, plan
@@ -21,7 +20,6 @@ from online_draft.learner.feed import assistant_tokens
 from online_draft.learner.judge.ladder_view import LadderView
 from online_draft.models.drafter import Drafter
 from online_draft.models.loading import LoadedTarget
-from online_draft.registry.journal import Decision
 from online_draft.registry.ladder import LadderState
 from online_draft.serve.lineup import Lineup, install_lineup
 from online_draft.store import ArtifactStore
@@ -29,33 +27,6 @@ from online_draft.training.replay import ReplayResult, replayed_tau
 
 _START = "start"
 _NOTE_WINDOW = 25
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A decision, and how many requests had ended before it."""
-
-    after: int
-    decision: Decision
-
-    def as_json(self) -> dict[str, Any]:
-        """One entry of `events`."""
-        decision = self.decision
-        return {
-            "after_requests": self.after,
-            "kind": decision.kind,
-            "version": decision.version,
-            "reason": decision.reason,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Twin:
-    """A request's answer, and that of plain decoding."""
-
-    request: GenerationRequest
-    drafted: tuple[int, ...]
-    plain: tuple[int, ...]
 
 
 class Simulation:
@@ -97,6 +68,26 @@ class Simulation:
     def state(self) -> LadderState:
         """The ladder's."""
         return self._ladder.state
+
+    @property
+    def failures(self) -> list[str]:
+        """Why requests failed."""
+        return self.server.failed
+
+    @property
+    def learner(self) -> dict[str, int]:
+        """What it did."""
+        return self.pupil.total
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of serving and learning."""
+        return self.serving_s + self.pupil.seconds
+
+    @property
+    def kernel(self) -> str:
+        """What ran the steps."""
+        return self.server.engine.kernel
 
     def play(self, bars: Bars) -> None:
         """Send all phases. KeyboardInterrupt leaves the current one with what it has."""

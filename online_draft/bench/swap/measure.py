@@ -1,4 +1,4 @@
-"""The measurement of `bench swap`: plain decoding, the same requests under swaps, plain decoding again."""
+"""The measurement of `bench swap`: plain decoding, the same under swaps on both paths, plainly again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from online_draft.bench.load.work import Prompts
 from online_draft.bench.machine import prepare
 from online_draft.bench.progress import Bars
 from online_draft.bench.swap.options import SwapOptions
-from online_draft.bench.swap.report import Checked, swap_report
+from online_draft.bench.swap.report import Checked, Passage, swap_report
 from online_draft.bench.swap.streams import Answer, Step, Streams
-from online_draft.bench.swap.swapping import swap_under_load
+from online_draft.bench.swap.swapping import Way, by_ladder, directly, swap_under_load
 from online_draft.core import GenerationRequest
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
@@ -43,24 +43,28 @@ def measure(options: SwapOptions, console: Console) -> dict[str, Any]:
     def fetch(number: int) -> Drafter:
         return load_drafter(paths[number % 2], loaded.target, loaded.fingerprint)
 
-    plain_engine, engine = (_engine(options, loaded, requests) for _ in range(2))
+    plain_engine = _engine(options, loaded, requests)
+    ways: dict[str, Way] = {"direct": directly, "ladder": by_ladder}
+    passages: dict[str, Passage] = {}
     with Bars(console) as bars:
         bars.update("plain decoding", 0, 2)
         expected, plain = decode_plainly(plain_engine, requests, options.streams)
         bars.update("plain decoding", 1, 2)
-        streams = Streams(engine, again(requests), options.streams)
-        stints = swap_under_load(
-            engine,
-            streams,
-            fetch,
-            options.swaps,
-            options.steps,
-            lambda number: bars.update("swaps", number, options.swaps),
-        )
+        for name, way in ways.items():
+            engine = _engine(options, loaded, requests)
+            streams = Streams(engine, again(requests), options.streams)
+
+            def done(number: int, name: str = name) -> None:
+                bars.update(f"swaps, {name}", number, options.swaps)
+
+            stints = swap_under_load(engine, streams, fetch, options.swaps, options.steps, way, done)
+            passages[name] = Passage(stints, streams)
         plain += decode_plainly(plain_engine, requests, options.streams)[1]
         bars.update("plain decoding", 2, 2)
-    checked = check(streams, expected, Audit(options.target, options.device))
-    return swap_report(options, loaded.name, names, engine.kernel, stints, plain, checked)
+    audit = Audit(options.target, options.device)
+    direct, ladder = passages["direct"], passages["ladder"]
+    checked = check(direct.streams, expected, audit) + check(ladder.streams, expected, audit)
+    return swap_report(options, loaded.name, names, engine.kernel, direct, ladder, plain, checked)
 
 
 def decode_plainly(

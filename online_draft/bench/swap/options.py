@@ -17,8 +17,8 @@ class SwapOptions:
     """Options of `bench swap`.
 
     `drafter` and `other` (the embedded target's `baseline` and `narrow` unless named) take turns, `swaps`
-    times, with `steps` engine steps at least between two swaps. `streams` requests are under way at any time,
-    `requests` different ones, which come again and again.
+    times on each path, with `steps` engine steps at least between two lineups. `streams` requests are under
+    way at any time, `requests` different ones, which come again and again.
     """
 
     target: str = "embedded"

@@ -24,16 +24,20 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a request."""
+    """What became of a request. `version` drafted for it, None if several did or nothing; `steps`: tokens by
+    number of the step (see `Streams.steps`), the prompt's apart."""
 
     request: GenerationRequest
     token_ids: list[int]
+    version: str | None = None
+    steps: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Stream:
     request: GenerationRequest
     token_ids: list[int] = field(default_factory=list)
+    steps: dict[int, int] = field(default_factory=dict)
 
 
 class Streams:
@@ -49,6 +53,8 @@ class Streams:
     ) -> None:
         self.answers: list[Answer] = []
         self.failed = 0
+        self.steps = 0
+        """How many there were."""
         self._engine = engine
         self._requests = iter(requests)
         self._count = count
@@ -74,13 +80,16 @@ class Streams:
             if output.token_ids and stream.token_ids:
                 tokens += len(output.token_ids)
                 sequences += 1
+                stream.steps[self.steps] = len(output.token_ids)
             stream.token_ids += output.token_ids
             if output.finish_reason is not None:
                 del self._running[output.request_id]
                 if output.finish_reason in ("stop", "length"):
-                    self.answers.append(Answer(stream.request, stream.token_ids))
+                    version = None if output.by_version else output.drafter_version
+                    self.answers.append(Answer(stream.request, stream.token_ids, version, stream.steps))
                 else:
                     self.failed += 1
+        self.steps += 1
         return Step(seconds, tokens, sequences, steady)
 
     def finish(self, no_more: bool) -> list[Step]:

@@ -89,7 +89,7 @@ class Drafting:
         return self._last is not None
 
     def changed(self, arms: Arms, strange: Iterable[Sequence] = ()) -> None:
-        """These draft from now on; `strange` are running sequences whose new drafter doesn't know them yet."""
+        """These draft from now on; `strange` are running sequences that their new drafter doesn't know."""
         former, self._arms = self._arms, arms
         if not set(arms.present) <= set(former.present):
             self._drafted = 0

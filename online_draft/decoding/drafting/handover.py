@@ -31,7 +31,7 @@ class Handover:
         self._waiting.update(sequences)
 
     def step(self, able: list[Sequence], runner: Runner, ready: Callable[[], None]) -> list[Sequence]:
-        """Hand over as many as a step may; which of `able` can draft in it. `ready` before the ring is read."""
+        """Hand over as many as a step may; who of `able` can draft in it. `ready` before the ring is read."""
         waiting = [sequence for sequence in able if sequence in self._waiting]
         if runner.batches_freely or not waiting:
             self._waiting.clear()

@@ -59,12 +59,12 @@ class Calibration:
         self._steps_L = np.zeros(self._levels, np.int64)
         self._totals_QL = np.zeros((3, self._levels))
         self._errors_QLB = np.zeros((2, self._levels, _BINS))
-        if table_LG is not None:
+        if table_LG is None:
+            self._table_LG = np.empty((self._levels, _GRID + 1))
+            self._fit(0)
+            self._table_LG[1:] = self._table_LG[0]
+        else:
             self._table_LG = table_LG.copy()
-            return
-        self._table_LG = np.empty((self._levels, _GRID + 1))
-        self._fit(0)
-        self._table_LG[1:] = self._table_LG[0]
 
     @property
     def trust_D(self) -> Floats:

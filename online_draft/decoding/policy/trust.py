@@ -6,6 +6,8 @@ on a grid.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +31,15 @@ def prior_trust(depths: int) -> Floats:
     return _PRIOR * _PRIOR_FALLS ** np.arange(depths, dtype=np.float64)
 
 
+@cache
+def _prior(depths: int) -> Floats:
+    """Log of the prior on the grid, [D, G]. Not to be written to."""
+    prior_D1 = prior_trust(depths)[:, None]
+    for_noise_D1, for_heads_D1 = _PRIOR_WEIGHT * prior_D1 - 1, _PRIOR_WEIGHT * (1 - prior_D1) - 1
+    prior_DG: Floats = for_noise_D1 * np.log(_GRID_G) + for_heads_D1 * np.log1p(-_GRID_G)
+    return prior_DG
+
+
 class NoiseTrust:
     """The weight w of `NoiseRanking` by depth: the mean of its posterior on a grid, with forgetting.
 
@@ -40,9 +51,7 @@ class NoiseTrust:
     def __init__(self, depths: int) -> None:
         self.trust_D = prior_trust(depths)
         """Not to be written to; replaced by `update`."""
-        prior_D1 = self.trust_D[:, None]
-        for_noise_D1, for_heads_D1 = _PRIOR_WEIGHT * prior_D1 - 1, _PRIOR_WEIGHT * (1 - prior_D1) - 1
-        self._prior_DG = for_noise_D1 * np.log(_GRID_G) + for_heads_D1 * np.log1p(-_GRID_G)
+        self._prior_DG = _prior(depths)
         self._seen_DG = np.zeros((depths, len(_GRID_G)))
 
     def observe(self, place_X: Ints, probability_X: Floats, share_X: Floats, hit_X: Bools) -> None:

@@ -1,4 +1,4 @@
-"""`bench shift --simulate`: learning without a service, and the whole command, short."""
+"""`bench shift`: learning without a service, and the whole command, short, simulated and live."""
 
 from __future__ import annotations
 
@@ -87,6 +87,35 @@ def test_the_command_goes_through_all_phases(tmp_path: Path) -> None:
     sql = report["phases"][0]
     assert sql["tau_final_replayed"] == sql["tau_static"]
     assert sql["tau_final"] == pytest.approx(sql["tau_static"], rel=0.35)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_live_system_gets_the_same_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONLINE_DRAFT_STATE_DIR", str(tmp_path / "state"))
+    out = tmp_path / "live.json"
+    few = ("--order", "sql,math", "--phases", "sharp", "--requests-per-segment", "4", "--window", "2")
+    fast = (
+        "--max-new-tokens",
+        "12",
+        "--burst",
+        "2",
+        "--rate",
+        "20",
+        "--check-every",
+        "4",
+        "--kernels",
+        "off",
+    )
+    arguments = ["bench", "shift", *few, *fast, "--threads", "1", "--json", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    assert (report["mode"], report["kernel"], report["arrivals"]["concurrency"]) == ("live", "eager", 2)
+    assert [(phase["segment"], phase["requests"]) for phase in report["phases"]] == [("sql", 4), ("math", 4)]
+    assert all(phase["tau_final"] >= 1 and phase["tau_static"] >= 1 for phase in report["phases"])
+    assert [event["kind"] for event in report["events"]] == ["promote"], "where it starts"
+    assert (report["failed_requests"], report["changed_outputs"], report["checked_outputs"]) == (0, 0, 2)
 
 
 def test_an_interrupted_run_writes_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

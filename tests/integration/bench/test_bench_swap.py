@@ -21,8 +21,13 @@ def test_drafters_are_exchanged_under_load(tmp_path: Path) -> None:
     assert (report["drafter"], report["other"]) == ("baseline", "narrow")
     assert report["requests"] > 4 and report["speculation"] == "always"
     assert {"cpu", "cores", "threads", "versions", "plain_step_ms", "kernel"} <= set(report)
-    for name in ("swap_ms", "swapping_step_extra_over_plain_step", "quiet_step_extra_over_plain_step"):
-        assert set(report[name]) == {"p50", "p99"}
-        assert report[name]["p50"] <= report[name]["p99"]
+    direct, ladder = (report["path"][path] for path in ("direct", "ladder"))
+    assert direct.items() <= report.items()
+    assert (direct["lineups"], ladder["swaps"], ladder["lineups"]) == (4, 4, 12)
+    for found in (direct, ladder):
+        for name in ("swap_ms", "swapping_step_extra_over_plain_step", "quiet_step_extra_over_plain_step"):
+            assert set(found[name]) == {"p50", "p99"}
+            assert found[name]["p50"] <= found[name]["p99"]
     assert report["swap_ms"]["p50"] > 0
     assert report["tau"]["baseline"] > 1.5 and 0.5 < report["tau_dip"] < 2
+    assert 0.5 < ladder["tau_dip"] < 2

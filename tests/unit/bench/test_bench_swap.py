@@ -13,14 +13,17 @@ from online_draft.bench.swap.measure import again, check, decode_plainly
 from online_draft.bench.swap.options import BEHIND, SwapOptions
 from online_draft.bench.swap.report import (
     Checked,
+    Passage,
+    following_extras,
+    ladder_dip,
     quiet_extras,
     swap_report,
     swapping_extras,
     tau_dip,
     tau_of,
 )
-from online_draft.bench.swap.streams import Step, Streams
-from online_draft.bench.swap.swapping import Stint, swap_under_load
+from online_draft.bench.swap.streams import Answer, Step, Streams
+from online_draft.bench.swap.swapping import Stint, by_ladder, swap_under_load
 from online_draft.core import GenerationRequest, SamplingParams
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
@@ -77,7 +80,8 @@ def test_swaps_under_load_change_no_answer(traffic: Any) -> None:
     assert versions == [None, "0", "1", "2", "3", "4"] and served.drafter_version == "5"
     assert makers == {"MainThread", "staging_0"}
     assert [stint.which for stint in stints] == [1, 0, 1, 0, 1]
-    assert all(stint.swap_s > 0 and stint.staging_s > 0 and stint.quiet[0].steady for stint in stints)
+    assert all(stint.swap_s > 0 and stint.staging_s and stint.quiet[0].steady for stint in stints)
+    assert not any(stint.before for stint in stints)
     assert all(len(stint.quiet) >= BEHIND + 1 for stint in stints)
     checked = check(streams, expected, CountingAudit())  # type: ignore[arg-type]
     assert (checked.failed, checked.changed) == (0, 0) and checked.requests > 7
@@ -85,6 +89,35 @@ def test_swaps_under_load_change_no_answer(traffic: Any) -> None:
     assert check(streams, expected, CountingAudit()).changed == 1  # type: ignore[arg-type]
     assert served.load() == (0, 0)
     served.check_integrity()
+
+
+def test_on_the_ladder_every_sequence_keeps_its_drafter(traffic: Any) -> None:
+    served, asked = engine(traffic.loaded, 3), requests(7)
+    expected, _ = decode_plainly(engine(traffic.loaded, 3), asked, 3)
+    streams = Streams(served, again(asked), 3)
+    lineups = []
+    change = served.set_drafters
+
+    def noting(
+        champion: Any, version: Any, second: Any = None, other: Any = None, *rest: Any, **more: Any
+    ) -> None:
+        lineups.append((version, other))
+        change(champion, version, second, other, *rest, **more)
+
+    served.set_drafters = noting  # type: ignore[method-assign]
+    stints = swap_under_load(
+        served, streams, lambda number: traffic.drafter(seed=number), swaps=2, steps=BEHIND + 1, way=by_ladder
+    )
+    assert lineups == [("0", None), ("0", "1"), ("1", "0"), ("1", None), ("1", "2"), ("2", "1"), ("2", None)]
+    assert [stint.which for stint in stints] == [0, 1, 1, 1, 0, 0]
+    assert [stint.staging_s is None for stint in stints] == [False, True, True] * 2
+    assert all(len(stint.before) == BEHIND + 1 for stint in stints)
+    checked = check(streams, expected, CountingAudit())  # type: ignore[arg-type]
+    assert (checked.failed, checked.changed) == (0, 0)
+    assert {answer.version for answer in streams.answers} == {"0", "1", "2"}, "nobody's drafter changed"
+    assert all(sum(answer.steps.values()) == len(answer.token_ids) - 1 for answer in streams.answers)
+    dip = ladder_dip(Passage(stints, streams))
+    assert dip is not None and 0.5 < dip < 2
 
 
 def test_streams_keep_up_the_load_and_tell_steady_steps(traffic: Any) -> None:
@@ -123,16 +156,20 @@ def test_requests_come_again_with_their_seeds() -> None:
 
 
 def test_a_swap_costs_itself_and_what_the_next_step_takes_longer() -> None:
-    stint = Stint(0, 0.0, 0.25, steps(2, seconds=3.0) + steps(2, 2, 2, seconds=1.0) + steps(2, seconds=1.5))
+    behind = steps(2, seconds=3.0) + steps(*[2] * 7, seconds=1.0) + steps(2, seconds=1.25)
+    stint = Stint(0, 0.0, 0.25, quiet=behind + steps(2, 2, 2, seconds=1.0) + steps(2, seconds=1.5))
     assert swapping_extras([stint]) == [2.25]
+    assert following_extras([stint]) == [0.0] * 7 + [0.25]
     assert quiet_extras([stint]) == [0.0, 0.0, 0.0, 0.5]
     stint.quiet[1:] = [Step(9.0, 2, 1, steady=False)]
     assert swapping_extras([stint]) == [], "there is nothing like it"
+    stint.before = steps(2, 2, seconds=2.0)
+    assert swapping_extras([stint]) == [1.25], "but for what came before"
 
 
 def test_a_dip_is_measured_against_the_same_drafter() -> None:
-    good = Stint(0, 0.0, 0.0, steps(*[4] * BEHIND, *[4] * 10), steps(*[4] * 30))
-    bad = Stint(1, 0.0, 0.0, steps(*[2] * BEHIND, *[2] * 10))
+    good = Stint(0, 0.0, 0.0, quiet=steps(*[4] * BEHIND, *[4] * 10), beside=steps(*[4] * 30))
+    bad = Stint(1, 0.0, 0.0, quiet=steps(*[2] * BEHIND, *[2] * 10))
     assert (tau_of([good, bad], 0), tau_of([good, bad], 1)) == (4.0, 2.0)
     assert tau_dip([good, bad]) == 1.0
     good.quiet[:BEHIND] = steps(*[2] * BEHIND)
@@ -140,14 +177,37 @@ def test_a_dip_is_measured_against_the_same_drafter() -> None:
     assert tau_dip([]) is None and tau_of([], 0) is None
 
 
-def test_the_report_is_in_plain_steps() -> None:
+def test_a_dip_on_the_ladder_is_measured_by_request(traffic: Any) -> None:
+    (request,) = requests(1)
+    streams = Streams(engine(traffic.loaded, 1), (), 1)
+    near, far = 7, 7 + BEHIND
+    streams.answers += [
+        Answer(request, [], "2", {near: 3, far: 4, far + 1: 4}),
+        Answer(request, [], "3", {near: 1, far: 2}),
+        Answer(request, [], None, {near: 100}),
+    ]
+    passage = Passage([Stint(0, 0.0, 0.0, first=near)], streams)
+    assert ladder_dip(passage) == pytest.approx((3 + 1) / (4 + 2))
+    assert ladder_dip(Passage([], streams)) is None
+
+
+def test_the_report_is_in_plain_steps(traffic: Any) -> None:
     quiet = steps(*[3] * (BEHIND + 5), seconds=0.004)
     quiet[0] = replace(quiet[0], seconds=0.005)
-    stints = [Stint(number % 2, 0.02, 0.001, list(quiet), steps(3, seconds=0.006)) for number in (1, 2)]
+    stints = [
+        Stint(number % 2, 0.02, 0.001, quiet=list(quiet), beside=steps(3, seconds=0.006)) for number in (1, 2)
+    ]
     plain = [*steps(1, 1, seconds=0.002), Step(0.5, 0, 0, steady=False)]
-    checked = Checked(9, 0, 0, 1)
-    report = swap_report(SwapOptions(), "tiny", ("a", "b"), "native", stints, plain, checked)
+    passage = Passage(stints, Streams(engine(traffic.loaded, 1), (), 1))
+    ladder = Passage([*stints, Stint(0, None, 0.002, quiet=list(quiet))], passage.streams)
+    checked = Checked(9, 0, 0, 1) + Checked(1, 0, 0, 0)
+    options = SwapOptions(swaps=2)
+    report = swap_report(options, "tiny", ("a", "b"), "native", passage, ladder, plain, checked)
     assert (report["swaps"], report["failed_requests"], report["changed_outputs"]) == (2, 0, 0)
+    assert (report["requests"], report["near_ties"]) == (10, 1)
+    assert report["path"]["direct"].items() <= report.items()
+    assert [report["path"][path]["lineups"] for path in ("direct", "ladder")] == [2, 3]
+    assert report["path"]["ladder"]["swap_ms"]["p99"] > 1.0
     assert report["plain_step_ms"] == 2.0 and report["swap_ms"] == {"p50": 1.0, "p99": 1.0}
     assert report["swapping_step_extra_over_plain_step"] == {"p50": 1.0, "p99": 1.0}
     assert report["quiet_step_extra_over_plain_step"]["p99"] == 0.0

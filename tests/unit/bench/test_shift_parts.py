@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from online_draft.bench.shift import INTERRUPTED, ShiftOptions, run
+from online_draft.bench.shift.events import Event
 from online_draft.bench.shift.ladder import LADDER, Ladder
 from online_draft.bench.shift.phases import Phase, Traffic, plan
 from online_draft.bench.shift.picture import draw
 from online_draft.bench.shift.report import Findings, print_report, shift_report, summary
-from online_draft.bench.shift.simulation import Event
 from online_draft.bench.shift.tally import (
     Served,
     Tally,
@@ -49,7 +49,7 @@ def served(steps: int, committed: int, tried: tuple[int, ...] = (), accepted: tu
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"simulate": False}, "simulate"),
+        ({"burst": 0}, "burst"),
         ({"order": ("sql",)}, "order"),
         ({"order": ("sql", "sql")}, "order"),
         ({"order": ("sql", "poems")}, "order"),
@@ -194,7 +194,7 @@ def report() -> dict[str, Any]:
         near_ties=0,
         requests=4,
         serving_s=1.0,
-        learning_s=1.0,
+        elapsed_s=2.0,
         kernel="torch",
         interrupted=True,
     )
