@@ -17,6 +17,9 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 SCHEMA_VERSION = 1
 """Version of records, manifests and journal entries; readers accept this and the previous one."""
 
+TARGET_UPDATED = "the target was updated before the answer was complete"
+"""Why a sequence ended with finish reason "abort"."""
+
 DEFAULT_TENANT = "default"
 DEFAULT_SEGMENT = "default"
 
@@ -108,7 +111,8 @@ class GenerationRequest:
     the n-gram memory are shared within a `tenant` only. Without `learn` no record is made of it, and the
     n-gram memory forgets it when it ends. Lower `priority` comes first; within one, first come, first served.
     A request not done `deadline_s` seconds after an engine took it in ends with finish reason "abort".
-    Requests of one `session` go to the same replica where that costs nothing.
+    Requests of one `session` go to the same replica where that costs nothing. `trace` is the W3C traceparent
+    of a sampled trace.
     """
 
     request_id: str
@@ -124,6 +128,7 @@ class GenerationRequest:
     priority: int = 0
     deadline_s: float | None = None
     session: str | None = None
+    trace: str | None = None
 
 
 @dataclass(slots=True)
@@ -206,7 +211,9 @@ class StepOutput:
     goes with `token_ids`; `prompt_logprobs` (None for the first token) comes with the first tokens.
 
     `drafter_version` is the one that drafted last. Where it was not the only one, `by_version` has the counts
-    of each, the last one's last; they add up to `counts`.
+    of each, the last one's last; they add up to `counts`. A replica's last output has the fingerprint of the
+    `target` that gave it. `draft` says of a step that had a draft how many nodes it had, and how many of them
+    were accepted.
     """
 
     request_id: str
@@ -219,6 +226,8 @@ class StepOutput:
     logprobs: tuple[TokenLogprobs, ...] | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     by_version: tuple[tuple[str | None, SpeculationCounts], ...] = ()
+    target: str | None = None
+    draft: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

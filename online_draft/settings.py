@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
+from urllib.parse import quote, unquote
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 from pydantic_settings import (
@@ -40,6 +40,8 @@ from online_draft.logs import LogConfig
 from online_draft.serve.access.config import AccessConfig
 from online_draft.serve.access.key_file import DEFAULT_NAME as KEYS_NAME
 from online_draft.serve.fleet.scaling import ScalingConfig
+from online_draft.settings_models import ModelEntry, check_aliases, parse_models, resolve
+from online_draft.settings_sections import RaySettings, RedisSettings, TlsSettings, only_fields_of
 
 ENV_PREFIX = "ONLINE_DRAFT_"
 DEFAULT_FILE = Path("online-draft.toml")
@@ -48,80 +50,14 @@ EMBEDDED_MODEL_NAME = "online-draft"
 LOG_NAME = "service.log"
 """In the state directory."""
 
-MIN_OBJECT_STORE_MB = 80
-"""Ray refuses less than 75 MiB."""
+REALMS = "models"
+"""Directory of the further models' state, in that of the first."""
 
 
 def default_state_dir() -> Path:
     """`$XDG_STATE_HOME/online-draft`, else `~/.local/share/online-draft`."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "online-draft"
-
-
-def _only_fields_of(owner: type) -> Callable[[Any], Any]:
-    """Refuse misspelt keys of a section whose dataclass lives beside its owner, at any depth."""
-
-    def check(value: Any) -> Any:
-        _check_keys(owner, value, "")
-        return value
-
-    return check
-
-
-def _check_keys(owner: Any, value: Any, path: str) -> None:
-    if not (isinstance(value, Mapping) and is_dataclass(owner)):
-        return
-    known = get_type_hints(owner)
-    for key, inner in value.items():
-        if key not in known:
-            raise ValueError(f"unknown field {path + key!r}; known: {', '.join(known)}")
-        _check_keys(known[key], inner, f"{path}{key}.")
-
-
-class RedisSettings(BaseModel):
-    """Which Redis. Without a URL the service starts a private one on a socket only this user can open."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    url: str | None = None
-    """A Redis of yours: `redis://`, `rediss://` or `unix://`. By default a private one."""
-    prefix: str = "od"
-    """What all key names start with; another one for each service that shares a Redis."""
-    maxmemory: str = "256mb"
-    """Memory of the private Redis."""
-
-
-class RaySettings(BaseModel):
-    """Which Ray. Without an address the service starts a private one on loopback."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    address: str | None = None
-    """A Ray of yours, `ray://` or `host:port`. By default a private one on loopback."""
-    object_store_mb: int = Field(default=100, ge=MIN_OBJECT_STORE_MB)
-    """Shared memory of the private Ray."""
-    temp_dir: Path = Path("/tmp")
-    """Where sockets and files of the private Redis and Ray lie; short paths only."""
-
-
-class TlsSettings(BaseModel):
-    """HTTPS instead of HTTP. Certificate (with its chain) and private key go together."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    cert: Path | None = None
-    """Certificate and chain, PEM."""
-    key: Path | None = None
-    """Its private key, PEM, without a password."""
-
-    @model_validator(mode="after")
-    def _together(self) -> TlsSettings:
-        if (self.cert is None) != (self.key is None):
-            raise ConfigError("tls", "cert and key go together; one is missing")
-        for name, path in (("cert", self.cert), ("key", self.key)):
-            if path is not None and not os.access(path, os.R_OK):
-                raise ConfigError(f"tls.{name}", f"{path} can't be read")
-        return self
 
 
 class Settings(BaseSettings):
@@ -140,6 +76,10 @@ class Settings(BaseSettings):
     """`embedded`, a Hugging Face directory or a Hub name."""
     model_name: str | None = None
     """How clients name the model; by default the last part of the target's name."""
+    aliases: tuple[str, ...] = ()
+    """Further names of the model for clients."""
+    models: Annotated[tuple[ModelEntry, ...], BeforeValidator(parse_models)] = ()
+    """Several models instead of one: `[[models]]` or `[models.NAME]`, with settings of their own."""
     drafter: str | None = None
     """What a fresh journal starts with: `baseline`, `narrow`, `untrained`, `ngram` (no heads) or a
     directory."""
@@ -163,15 +103,17 @@ class Settings(BaseSettings):
     start_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """How long the replicas may take to come up."""
     tls: TlsSettings = TlsSettings()
-    access: Annotated[AccessConfig, BeforeValidator(_only_fields_of(AccessConfig))] = AccessConfig()
-    log: Annotated[LogConfig, BeforeValidator(_only_fields_of(LogConfig))] = LogConfig()
+    access: Annotated[AccessConfig, BeforeValidator(only_fields_of(AccessConfig))] = AccessConfig()
+    log: Annotated[LogConfig, BeforeValidator(only_fields_of(LogConfig))] = LogConfig()
     redis: RedisSettings = RedisSettings()
     ray: RaySettings = RaySettings()
-    scaling: Annotated[ScalingConfig, BeforeValidator(_only_fields_of(ScalingConfig))] = ScalingConfig()
-    engine: Annotated[EngineConfig, BeforeValidator(_only_fields_of(EngineConfig))] = EngineConfig()
-    buffer: Annotated[WriterConfig, BeforeValidator(_only_fields_of(WriterConfig))] = WriterConfig()
-    learner: Annotated[LearnerConfig, BeforeValidator(_only_fields_of(LearnerConfig))] = LearnerConfig()
-    control: Annotated[ControlConfig, BeforeValidator(_only_fields_of(ControlConfig))] = ControlConfig()
+    scaling: Annotated[ScalingConfig, BeforeValidator(only_fields_of(ScalingConfig))] = ScalingConfig()
+    engine: Annotated[EngineConfig, BeforeValidator(only_fields_of(EngineConfig))] = EngineConfig()
+    buffer: Annotated[WriterConfig, BeforeValidator(only_fields_of(WriterConfig))] = WriterConfig()
+    learner: Annotated[LearnerConfig, BeforeValidator(only_fields_of(LearnerConfig))] = LearnerConfig()
+    control: Annotated[ControlConfig, BeforeValidator(only_fields_of(ControlConfig))] = ControlConfig()
+
+    _realm: str = PrivateAttr("")
 
     @property
     def served_name(self) -> str:
@@ -181,9 +123,61 @@ class Settings(BaseSettings):
         return EMBEDDED_MODEL_NAME if self.target == "embedded" else Path(self.target).name
 
     @property
+    def each(self) -> tuple[Settings, ...]:
+        """The settings of every model, as if it were the only one; the first is the default. ConfigError."""
+        if not self.models:
+            return (self,)
+        hints = get_type_hints(type(self), include_extras=True)
+        found: list[Settings] = []
+        for entry in self.models:
+            own = {"model_name": entry.name, "aliases": entry.aliases, "models": ()}
+            model = self.model_copy(update={**resolve(entry, self, hints), **own})
+            model._realm = quote(entry.name, safe="") if found else ""
+            found.append(model)
+        return tuple(found)
+
+    def of(self, name: str | None) -> Settings:
+        """Those of a model by one of its names, None for the first. Further models that these settings don't
+        list are known by what they left in the state directory. ConfigError when there is no such model."""
+        models = self.each
+        if name is None:
+            return models[0]
+        for model in models:
+            if name in (model.served_name, *model.aliases):
+                return model
+        for model in self.further:
+            if model.served_name == name:
+                return model
+        known = ", ".join(dict.fromkeys(model.served_name for model in (*models, *self.further)))
+        raise ConfigError("--model", f"{name!r} is none of {known}; leave it out for the first")
+
+    @property
+    def further(self) -> list[Settings]:
+        """Those of models but the first that have left something in the state directory, listed or not."""
+        listed = {model.realm: model for model in self.each[1:]}
+        found = []
+        for directory in sorted((self.state_dir / "artifacts" / REALMS).glob("*/")):
+            model = listed.get(directory.name)
+            if model is None:
+                model = self.model_copy(update={"model_name": unquote(directory.name), "models": ()})
+                model._realm = directory.name
+            found.append(model)
+        return found
+
+    @property
+    def realm(self) -> str:
+        """What keeps a further model's state apart from the first one's, whose realm is ""."""
+        return self._realm
+
+    @property
     def artifacts(self) -> str:
         """Root of the artifact file system."""
-        return str(self.state_dir / "artifacts")
+        return str(self._of_realm("artifacts"))
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where fetched drafters lie."""
+        return self._of_realm("cache")
 
     @property
     def keys_file(self) -> Path:
@@ -196,6 +190,27 @@ class Settings(BaseSettings):
         """Where all processes log."""
         given = self.log.file
         return (self.state_dir / LOG_NAME if given is None else Path(given).expanduser()).absolute()
+
+    def _of_realm(self, name: str) -> Path:
+        directory = self.state_dir / name
+        return directory / REALMS / self._realm if self._realm else directory
+
+    @field_serializer("models")
+    def _write_models(self, models: tuple[ModelEntry, ...]) -> list[dict[str, Any]]:
+        return [entry.as_table() for entry in models]
+
+    @model_validator(mode="after")
+    def _check_models(self) -> Settings:
+        if not self.models:
+            check_aliases({self.served_name: self.aliases}, "aliases")
+            return self
+        for name in ("model_name", "aliases"):
+            if getattr(self, name):
+                raise ConfigError(
+                    name, "is of a service with one model; with `models` each has its own names"
+                )
+        _ = self.each
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from pydantic_settings import SettingsError
 
 from online_draft.errors import ConfigError
 from online_draft.settings import Layers, Settings, as_config_errors, load_settings, read_layers
+from online_draft.settings_models import FIELDS
+from online_draft.store.connection import without_password
 
 MASKED = "********"
 
@@ -163,10 +165,11 @@ def explain(flags: Mapping[str, Any] | None = None, config: Path | None = None) 
     """Every setting as the service would see it. ConfigError as `load_settings`."""
     settings = load_settings(flags, config)
     layers = read_layers(flags, config)
-    return [
-        Setting(name, shown(name, value), _source(layers, name), doc)
+    found = [
+        Setting(name, shown(name, value), _source(layers, name.split(".")), doc)
         for name, value, doc in _leaves(settings, "")
     ]
+    return found + list(_explain_models(settings, layers, {each.name: each for each in found}))
 
 
 def find_errors(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> list[ConfigError]:
@@ -192,10 +195,12 @@ def shown(name: str, value: Any) -> Any:
     """A value fit to be printed: plain data, no secret."""
     if isinstance(value, SecretStr):
         return MASKED
+    if name == "models":
+        return [entry.name for entry in value]
     if name == "access.keys":
         return [entry.get("name", "?") if isinstance(entry, Mapping) else MASKED for entry in value]
-    if name == "redis.url" and isinstance(value, str):
-        return re.sub(r"(//[^/@:]*):[^@]*@", rf"\1:{MASKED}@", value)
+    if name.startswith("redis.") and name.endswith("url") and isinstance(value, str):
+        return without_password(value)
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
@@ -215,8 +220,20 @@ def _leaves(section: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
             yield path, value, " ".join((doc or DOCS.get(path, "")).split())
 
 
-def _source(layers: Layers, name: str) -> str:
-    path = name.split(".")
+def _explain_models(settings: Settings, layers: Layers, general: Mapping[str, Setting]) -> Iterator[Setting]:
+    """Of each model: its names, its settings that are no section, and of sections what it gives itself."""
+    source = _source(layers, ["models"])
+    for entry, model in zip(settings.models, settings.each, strict=False):
+        prefix = f"models.{entry.name}."
+        yield Setting(f"{prefix}aliases", list(entry.aliases), source, general["aliases"].doc)
+        given = [".".join(path) for path in entry.leaves()]
+        for name in dict.fromkeys([*(name for name in FIELDS if name in general), *given]):
+            about = general[name]
+            value = shown(name, attrgetter(name)(model))
+            yield Setting(prefix + name, value, source if name in given else about.source, about.doc)
+
+
+def _source(layers: Layers, path: Sequence[str]) -> str:
     for source, tree in layers:
         found: Any = tree
         for part in path:

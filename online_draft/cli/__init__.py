@@ -10,7 +10,18 @@ import sys
 
 import typer
 
-from online_draft.cli import adapter, bench, buffer, config, distill, keys, registry, service
+from online_draft.cli import (
+    adapter,
+    bench,
+    buffer,
+    config,
+    distill,
+    keys,
+    registry,
+    service,
+    speculation,
+    target,
+)
 from online_draft.errors import OnlineDraftError
 
 app = typer.Typer(
@@ -27,6 +38,8 @@ app.add_typer(keys.keys_app, name="keys")
 app.add_typer(registry.drafter_app, name="drafter")
 app.add_typer(adapter.adapter_app, name="adapter")
 app.add_typer(registry.learner_app, name="learner")
+app.add_typer(speculation.speculation_app, name="speculation")
+app.add_typer(target.target_app, name="target")
 app.add_typer(buffer.buffer_app, name="buffer")
 app.add_typer(bench.bench_app, name="bench")
 

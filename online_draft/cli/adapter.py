@@ -10,7 +10,7 @@ import typer
 
 from online_draft.cli.admin import open_admin
 from online_draft.cli.bench import bench_app
-from online_draft.cli.options import JsonOut, Key, Offline, Reason, StateDir, Url, read_settings
+from online_draft.cli.options import JsonOut, Key, Model, Offline, Reason, StateDir, Url, read_settings
 from online_draft.errors import ConfigError
 
 adapter_app = typer.Typer(help="Adapters of a drafter, one per segment of traffic.", no_args_is_help=True)
@@ -119,10 +119,14 @@ def adapter_show(
 
 @adapter_app.command("list")
 def adapter_list(
-    state_dir: StateDir = None, url: Url = None, admin_key: Key = None, offline: Offline = False
+    state_dir: StateDir = None,
+    url: Url = None,
+    admin_key: Key = None,
+    model: Model = None,
+    offline: Offline = False,
 ) -> None:
     """Published adapters, newest last, with their segments, bases and roles."""
-    for entry in open_admin(offline, state_dir, url, admin_key).adapters():
+    for entry in open_admin(offline, state_dir, url, admin_key, model).adapters():
         about = entry.get("error") or f"{entry['segment']:<16} on {entry['base']}"
         print(f"{entry['adapter']:<16} {about}  {', '.join(entry['roles'])}".rstrip())
 
@@ -131,11 +135,12 @@ def adapter_list(
 def adapter_push(
     directory: Annotated[Path, typer.Argument(help="An adapter's directory (`adapter train` makes them).")],
     state_dir: StateDir = None,
+    model: Model = None,
 ) -> None:
     """Register an adapter of a published drafter; prints its id. It drafts for nobody yet."""
     from online_draft.launch.pushing_adapters import push_adapter
 
-    pushed = push_adapter(read_settings(flags={"state_dir": state_dir}), directory)
+    pushed = push_adapter(read_settings(flags={"state_dir": state_dir}).of(model), directory)
     print(pushed.adapter)
     known = "registered" if pushed.fresh else "known already"
     print(
@@ -153,10 +158,11 @@ def adapter_load(
     state_dir: StateDir = None,
     url: Url = None,
     admin_key: Key = None,
+    model: Model = None,
     offline: Offline = False,
 ) -> None:
     """Let an adapter of the champion draft for its segment."""
-    written = open_admin(offline, state_dir, url, admin_key).load_adapter(adapter, reason)
+    written = open_admin(offline, state_dir, url, admin_key, model).load_adapter(adapter, reason)
     segment = written["numbers"]["segment"]
     print(f"decision {written['seq']}: {written['version']} drafts for {segment}")
 
@@ -168,10 +174,11 @@ def adapter_drop(
     state_dir: StateDir = None,
     url: Url = None,
     admin_key: Key = None,
+    model: Model = None,
     offline: Offline = False,
 ) -> None:
     """Let the champion alone draft for a segment again."""
-    written = open_admin(offline, state_dir, url, admin_key).drop_adapter(name, reason)
+    written = open_admin(offline, state_dir, url, admin_key, model).drop_adapter(name, reason)
     segment = written["numbers"]["segment"]
     print(f"decision {written['seq']}: {written['version']} drafts for {segment} no more")
 
@@ -180,12 +187,13 @@ def adapter_drop(
 def adapter_prune(
     last: Annotated[int, typer.Option(help="Keep this many of the newest.", min=1)] = 10,
     state_dir: StateDir = None,
+    model: Model = None,
 ) -> None:
     """Delete old adapters that play no role."""
     from online_draft.launch.admin import open_desk
     from online_draft.serve.admin.adapters import AdapterDesk
 
-    desk = open_desk(read_settings(flags={"state_dir": state_dir}))
+    desk = open_desk(read_settings(flags={"state_dir": state_dir}).of(model))
     for adapter in AdapterDesk(desk).registry.prune(desk.state().adapters_in_use, last):
         print(f"deleted {adapter}")
 

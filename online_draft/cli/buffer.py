@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from online_draft.cli.admin import open_online
-from online_draft.cli.options import Key, Offline, StateDir, Url, read_settings
+from online_draft.cli.options import Key, Model, Offline, StateDir, Url, read_settings
 
 buffer_app = typer.Typer(help="The replay buffer.", no_args_is_help=True)
 
@@ -17,10 +17,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @buffer_app.command("stats")
 def buffer_stats(
-    as_json: AsJson = False, state_dir: StateDir = None, url: Url = None, admin_key: Key = None
+    as_json: AsJson = False,
+    state_dir: StateDir = None,
+    url: Url = None,
+    admin_key: Key = None,
+    model: Model = None,
 ) -> None:
     """The books: produced = stored + spooled + dropped + erased, and what became of what was stored."""
-    stats = open_online(state_dir, url, admin_key).buffer()
+    stats = open_online(state_dir, url, admin_key, model).buffer()
     if as_json:
         print(json.dumps(stats, indent=2))
         return
@@ -49,6 +53,7 @@ def buffer_erase(
     state_dir: StateDir = None,
     url: Url = None,
     admin_key: Key = None,
+    model: Model = None,
     offline: Offline = False,
 ) -> None:
     """Forget a tenant: its records in Redis and with the learner, and what n-gram memories hold of it.
@@ -61,7 +66,7 @@ def buffer_erase(
 
         report = erase_offline(read_settings(flags={"state_dir": state_dir}), tenant)
     else:
-        report = open_online(state_dir, url, admin_key).erase(tenant)
+        report = open_online(state_dir, url, admin_key, model).erase(tenant)
     if as_json:
         print(json.dumps(report, indent=2))
     else:
@@ -79,6 +84,8 @@ def _show(report: dict[str, Any]) -> None:
     print(f"{'learner':<11} {_LEARNER[report['learner']]}")
     if taught := [*report.get("versions", ()), *report.get("adapters", ())]:
         print(f"{'trained on':<11} {', '.join(taught)} (what they learnt stays)")
+    for name, other in report.get("models", {}).items():
+        print(f"{'model':<11} {name}: {'has forgotten' if other['complete'] else 'not complete'}")
     if not report["complete"]:
         print("not complete: ask again to see whether it is by then")
 

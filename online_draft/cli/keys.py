@@ -56,6 +56,14 @@ def keys_create(
             "--admin", help="It opens /admin (and a protected /metrics), too.", rich_help_panel=_RIGHTS
         ),
     ] = False,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Names of the models that it may use. Default: all.",
+            rich_help_panel=_RIGHTS,
+        ),
+    ] = None,
     requests_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Default: unlimited.", rich_help_panel=_LIMITS)
     ] = None,
@@ -95,6 +103,7 @@ def keys_create(
         max_streams=max_streams,
         learn=learn,
         admin=admin,
+        models=None if models is None else tuple(name.strip() for name in models.split(",")),
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
     key.check("keys create")
@@ -126,7 +135,18 @@ def keys_list(
         print("no keys", file=sys.stderr)
         return
     rows: list[tuple[str, ...]] = [
-        ("NAME", "TENANT", "PRIORITY", "REQ/MIN", "TOK/MIN", "STREAMS", "LEARN", "ADMIN", "CREATED")
+        (
+            "NAME",
+            "TENANT",
+            "PRIORITY",
+            "REQ/MIN",
+            "TOK/MIN",
+            "STREAMS",
+            "LEARN",
+            "ADMIN",
+            "MODELS",
+            "CREATED",
+        )
     ]
     rows += [_row(key) for key in keys]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -171,5 +191,6 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         *("-" if limit is None else str(limit) for limit in limits),
         "yes" if key.learn else "no",
         "yes" if key.admin else "no",
+        "all" if key.models is None else ",".join(key.models),
         key.created or "-",
     )

@@ -23,6 +23,9 @@ Url = Annotated[str | None, typer.Option("--url", help="A system elsewhere: http
 Key = Annotated[
     str | None, typer.Option("--admin-key", envvar="ONLINE_DRAFT_ADMIN_KEY", help="Its admin key.")
 ]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Which model, where there are several. Default: the first.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Work on the artifact store; no system runs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Kept in the journal.")]
 Version = Annotated[str, typer.Argument(help="A version id, see `drafter list`.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from online_draft.cli.admin import open_admin, open_online
-from online_draft.cli.options import Key, Offline, Reason, StateDir, Url, Version, read_settings
+from online_draft.cli.options import Key, Model, Offline, Reason, StateDir, Url, Version, read_settings
 
 if TYPE_CHECKING:
     from online_draft.registry.journal import DecisionKind
@@ -25,10 +25,14 @@ def _show(value: Any) -> None:
 
 @drafter_app.command("list")
 def drafter_list(
-    state_dir: StateDir = None, url: Url = None, admin_key: Key = None, offline: Offline = False
+    state_dir: StateDir = None,
+    url: Url = None,
+    admin_key: Key = None,
+    model: Model = None,
+    offline: Offline = False,
 ) -> None:
     """Published versions, newest last, with their roles and shares of the traffic."""
-    for entry in open_admin(offline, state_dir, url, admin_key).drafters():
+    for entry in open_admin(offline, state_dir, url, admin_key, model).drafters():
         about = entry.get("error") or f"{entry['kind']}  {entry['bytes'] / 1e6:.1f} MB"
         parent = (entry.get("provenance") or {}).get("parent")
         origin = f"from {parent}" if parent else ""
@@ -48,10 +52,11 @@ def drafter_show(
     state_dir: StateDir = None,
     url: Url = None,
     admin_key: Key = None,
+    model: Model = None,
     offline: Offline = False,
 ) -> None:
     """One version: provenance and the decisions about it."""
-    _show(open_admin(offline, state_dir, url, admin_key).drafter(version))
+    _show(open_admin(offline, state_dir, url, admin_key, model).drafter(version))
 
 
 def _decision_command(name: str, kind: DecisionKind, takes_version: bool, about: str) -> None:
@@ -63,9 +68,10 @@ def _decision_command(name: str, kind: DecisionKind, takes_version: bool, about:
         state_dir: Path | None,
         url: str | None,
         key: str | None,
+        model: str | None,
         offline: bool,
     ) -> None:
-        written = open_admin(offline, state_dir, url, key).decide(kind, version, reason)
+        written = open_admin(offline, state_dir, url, key, model).decide(kind, version, reason)
         print(f"decision {written['seq']}: {written['kind']} {written['version'] or ''}".rstrip())
 
     if takes_version:
@@ -76,9 +82,10 @@ def _decision_command(name: str, kind: DecisionKind, takes_version: bool, about:
             state_dir: StateDir = None,
             url: Url = None,
             admin_key: Key = None,
+            model: Model = None,
             offline: Offline = False,
         ) -> None:
-            decide(version, reason, state_dir, url, admin_key, offline)
+            decide(version, reason, state_dir, url, admin_key, model, offline)
 
         drafter_app.command(name, help=about)(with_version)
         return
@@ -88,9 +95,10 @@ def _decision_command(name: str, kind: DecisionKind, takes_version: bool, about:
         state_dir: StateDir = None,
         url: Url = None,
         admin_key: Key = None,
+        model: Model = None,
         offline: Offline = False,
     ) -> None:
-        decide(None, reason, state_dir, url, admin_key, offline)
+        decide(None, reason, state_dir, url, admin_key, model, offline)
 
     (learner_app if kind in ("pause", "resume") else drafter_app).command(name, help=about)(without_version)
 
@@ -109,11 +117,12 @@ def drafter_push(
     directory: Annotated[Path, typer.Argument(help="A drafter: manifest.json and model.safetensors.")],
     name: Annotated[str | None, typer.Option(help="A name; else the next version number.")] = None,
     state_dir: StateDir = None,
+    model: Model = None,
 ) -> None:
     """Register a drafter directory (`distill` makes them) as a version that isn't proven; prints its id."""
     from online_draft.launch.pushing import push_drafter
 
-    pushed = push_drafter(read_settings(flags={"state_dir": state_dir}), directory, name)
+    pushed = push_drafter(read_settings(flags={"state_dir": state_dir}).of(model), directory, name)
     print(pushed.version)
     where = "the system that runs" if pushed.running else "the artifact store"
     known = f"registered with {where}" if pushed.fresh else f"{where} had it already"
@@ -130,16 +139,19 @@ def drafter_push(
 def drafter_prune(
     last: Annotated[int, typer.Option(help="Keep this many of the newest.", min=1)] = 10,
     state_dir: StateDir = None,
+    model: Model = None,
 ) -> None:
     """Delete old versions that play no role."""
     from online_draft.launch.admin import open_desk
 
-    desk = open_desk(read_settings(flags={"state_dir": state_dir}))
+    desk = open_desk(read_settings(flags={"state_dir": state_dir}).of(model))
     for version in desk.registry.prune(desk.state().in_use, last):
         print(f"deleted {version}")
 
 
 @learner_app.command("status")
-def learner_status(state_dir: StateDir = None, url: Url = None, admin_key: Key = None) -> None:
+def learner_status(
+    state_dir: StateDir = None, url: Url = None, admin_key: Key = None, model: Model = None
+) -> None:
     """What the learner does and why."""
-    _show(open_online(state_dir, url, admin_key).learner())
+    _show(open_online(state_dir, url, admin_key, model).learner())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -83,7 +84,7 @@ def serve(
     try:
         with LocalSystem(settings, say=lambda line: print(line, flush=True)) as system:
             assert system.run is not None
-            print(f"serving {system.run.model} at {system.run.url}/v1", flush=True)
+            print(f"serving {', '.join(system.run.models)} at {system.run.url}/v1", flush=True)
             print(f"admin key: in {settings.state_dir}/run.json; log: {settings.log_file}", flush=True)
             print("Ctrl-C ends it", flush=True)
             system.wait()
@@ -105,8 +106,21 @@ def down(state_dir: StateDir = None) -> None:
 
 
 @app.command()
-def doctor(config: Config = None, state_dir: StateDir = None) -> None:
-    """Check this machine and say what to do about each finding."""
+def doctor(
+    config: Config = None,
+    state_dir: StateDir = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Check the service there instead: http://host:port.")
+    ] = None,
+    admin_key_env: Annotated[
+        str, typer.Option(metavar="NAME", help="The environment variable that has its admin key.")
+    ] = "ONLINE_DRAFT_ADMIN_KEY",
+) -> None:
+    """Check this machine, or a service that runs, and say what to do about each finding."""
+    if url is not None:
+        from online_draft.doctor import service, show
+
+        raise typer.Exit(show(service.examine(url, os.environ.get(admin_key_env))))
     from online_draft.doctor import run
 
     raise typer.Exit(run(read_settings(config, {"state_dir": state_dir})))

@@ -14,6 +14,7 @@ from online_draft.control.keeper import LearnerKeeper
 from online_draft.control.loop import ControlLoop
 from online_draft.logs import set_up_logs_of
 from online_draft.registry.revision import code_version
+from online_draft.store.keys import of_realm
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +30,12 @@ class ControlActor:
         self, place: Mapping[str, Any], config: Mapping[str, Any], revive: Callable[[], None] | None
     ) -> None:
         set_up_logs_of(place, "control")
+        self._given = str(place.get("settings", ""))
         settings = ControlConfig(**config)
         keeper = None
         if revive is not None:
-            namespace = str(place["namespace"])
             keeper = LearnerKeeper(
-                settings, code_version(), lambda timeout_s: ping_learner(namespace, timeout_s), revive
+                settings, code_version(), lambda timeout_s: ping_learner(place, timeout_s), revive
             )
         self._loop = ControlLoop(ControlPlace.from_dict(place), settings, keeper)
         self._stop = threading.Event()
@@ -51,6 +52,10 @@ class ControlActor:
         """The code that this actor runs."""
         return code_version()
 
+    def settings(self) -> str:
+        """What `place["settings"]` said: tells settings apart."""
+        return self._given
+
     def shutdown(self, timeout_s: float = 5.0) -> bool:
         """End the thread; whether it ended in time. Idempotent."""
         self._stop.set()
@@ -58,11 +63,12 @@ class ControlActor:
         return not self._thread.is_alive()
 
 
-def ping_learner(namespace: str, timeout_s: float) -> str:
+def ping_learner(place: Mapping[str, Any], timeout_s: float) -> str:
     """The learner's code version, "" when its thread has ended. Raises without an answer."""
     import ray
 
-    actor: Any = ray.get_actor(LEARNER, namespace=namespace)
+    name = of_realm(LEARNER, str(place.get("realm", "")))
+    actor: Any = ray.get_actor(name, namespace=str(place["namespace"]))
     alive, version = cast(Any, ray).get(
         [actor.alive.remote(), actor.code_version.remote()], timeout=timeout_s
     )
@@ -81,7 +87,7 @@ def start_control(
 
     if _start(place, config, revive) != code_version():
         logger.warning("control runs other code and is replaced")
-        actor = ray.get_actor(NAME, namespace=str(place["namespace"]))
+        actor = ray.get_actor(of_realm(NAME, str(place.get("realm", ""))), namespace=str(place["namespace"]))
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(actor.shutdown.remote(), timeout=START_TIMEOUT_S)
         ray.kill(actor)
@@ -92,7 +98,7 @@ def _start(place: Mapping[str, Any], config: ControlConfig, revive: Callable[[],
     import ray
 
     options: dict[str, Any] = {
-        "name": NAME,
+        "name": of_realm(NAME, str(place.get("realm", ""))),
         "namespace": place["namespace"],
         "lifetime": "detached",
         "get_if_exists": True,

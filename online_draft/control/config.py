@@ -68,17 +68,19 @@ _POSITIVE = (
 
 @dataclass(frozen=True, slots=True)
 class ControlPlace:
-    """The service that is controlled: its target's fingerprint, its artifact store and its Redis."""
+    """The model that is controlled: the fingerprint of its target as configured, its artifact store, its
+    realm of a Redis."""
 
     fingerprint: str
     store: str
     redis_url: str
     redis_prefix: str = "od"
+    realm: str = ""
 
     @property
     def keys(self) -> RedisKeys:
-        """The Redis names of this service."""
-        return RedisKeys(self.redis_prefix)
+        """The Redis names of this model."""
+        return RedisKeys(self.redis_prefix, self.realm)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ControlPlace:

@@ -25,6 +25,7 @@ from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.journal import Decision, DecisionJournal
 from online_draft.registry.ladder import LadderState, decide_with_retry, fold
 from online_draft.registry.revision import code_version
+from online_draft.registry.target_line import TargetLine
 from online_draft.registry.wakeups import START, publish_wakeup, wait_for_wakeup
 from online_draft.store import ArtifactStore, RedisKeys, connect_redis
 from online_draft.store.packing import pack
@@ -49,16 +50,11 @@ class ControlLoop:
         self._config = config
         self._keys: RedisKeys = place.keys
         self._client = connect_redis(place.redis_url)
-        store = ArtifactStore(place.store)
-        self._registry = DrafterRegistry(store, place.fingerprint)
-        self._journal = DecisionJournal(store, place.fingerprint)
+        self._store = ArtifactStore(place.store)
+        self._line = TargetLine(self._store, place.fingerprint)
         self._keeper = keeper
-        self._drift = DriftWatch(self._client, place.keys, place.fingerprint)
-        self._decisions: list[Decision] = []
         self._now_ms = now_ms
-        self._state = LadderState()
-        self._decided_ms = 0
-        self._comparison: Comparison | None = None
+        self._open(place.fingerprint)
         self._replicas: dict[str, ReplicaView] = {}
         self._trouble = self._redis_trouble = ""
         self._wake_after = START
@@ -74,6 +70,16 @@ class ControlLoop:
                 self._trouble = f"{type(error).__name__}: {error}"
             self._wait(stop)
         self._client.close()
+
+    def _open(self, fingerprint: str) -> None:
+        """Begin with this target's journal and traffic."""
+        self._registry = DrafterRegistry(self._store, fingerprint)
+        self._journal = DecisionJournal(self._store, fingerprint)
+        self._drift = DriftWatch(self._client, self._keys, fingerprint)
+        self._decisions: list[Decision] = []
+        self._state = LadderState()
+        self._decided_ms = 0
+        self._comparison: Comparison | None = None
 
     def tick(self) -> list[Decision]:
         """Look at journal, counts and learner once; the decisions made. A failing store is no error."""
@@ -101,6 +107,7 @@ class ControlLoop:
         state, arms = self._state, self._state.arms
         shown = None if self._comparison is None else self._comparison.as_numbers(self._config.worse_alpha)
         return {
+            "target": self._registry.target,
             "champion": state.champion,
             "candidate": state.candidate,
             "canary": state.canary,
@@ -131,6 +138,10 @@ class ControlLoop:
         return found
 
     def _refresh(self) -> None:
+        target = self._line.current()
+        if target != self._registry.target:
+            logger.warning("the target is %s now, was %s", target, self._registry.target)
+            self._open(target)
         for decision in self._journal.read(after=len(self._decisions)):
             before = (self._state.champion, self._state.arms)
             self._state = fold([decision], self._state)

@@ -70,11 +70,12 @@ class Commit:
     ) -> None:
         """Commit a walk's tokens; `rows` are the rows that led to them, in order."""
         tokens, text = sequence.commit(found.tokens)
-        sequence.counts.record(len(tokens), drafted, min(len(found.nodes), len(tokens)), depth)
+        accepted = min(len(found.nodes), len(tokens))
+        sequence.counts.record(len(tokens), drafted, accepted, depth)
         sequence.length += len(tokens)
         if sequence.followed and sequence.finish_reason is None:
             self._feed(sequence, rows, found.tokens)
-        self.outputs.append(sequence.output(tokens, text, logprobs))
+        self.outputs.append(sequence.output(tokens, text, logprobs, (drafted, accepted) if depth else None))
 
     def _feed(self, sequence: Sequence, rows: list[int], next_tokens: list[int]) -> None:
         moves = self.moves

@@ -93,6 +93,8 @@ class Engine:
         self._change: TargetChange | None = None
         self.timer: StepTimer | None = None
         """Only benchmarks set one."""
+        self.on_admission: Callable[[str], None] | None = None
+        """Told the id of each request that leaves the queue."""
         self.steps = 0
         self._set_policy()
 
@@ -141,9 +143,10 @@ class Engine:
 
         Nothing is flushed. A sequence keeps its drafter, and what that remembers of it, as long as this
         drafter (the same object, in either role) is one of the two; else the champion takes over and rebuilds
-        its state from the feature ring, for some sequences after others (`Handover`). With `linger`, one drafter that leaves (that with most sequences)
-        stays until it has finished those, and nothing is rebuilt. So weights of a drafter in use must not
-        change. Adapters are the champion's; those of another base are dropped.
+        its state from the feature ring, for some sequences after others (`Handover`). With `linger`, one
+        drafter that leaves (that with most sequences) stays until it has finished those, and nothing is
+        rebuilt. So weights of a drafter in use must not change. Adapters are the champion's; those of another
+        base are dropped.
         ConfigError, and nothing is changed, for what can't draft in this engine.
         """
         former = self._arms
@@ -237,6 +240,9 @@ class Engine:
         if plan.empty:
             return outputs
         self.steps += 1
+        if self.on_admission is not None:
+            for admitted in plan.admitted:
+                self.on_admission(admitted.request.request_id)
         timer = self.timer
         if timer is not None:
             timer.mark("schedule")

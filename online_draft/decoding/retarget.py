@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from online_draft.core import StepOutput
+from online_draft.core import TARGET_UPDATED, StepOutput
 from online_draft.decoding.scheduler import Scheduler
-
-TARGET_UPDATED = "the target was updated before the answer was complete"
 
 
 class TargetChange:

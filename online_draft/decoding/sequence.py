@@ -191,7 +191,11 @@ class Sequence:
         )
 
     def output(
-        self, tokens: list[int], text: str, logprobs: tuple[TokenLogprobs, ...] | None = None
+        self,
+        tokens: list[int],
+        text: str,
+        logprobs: tuple[TokenLogprobs, ...] | None = None,
+        draft: tuple[int, int] | None = None,
     ) -> StepOutput:
         """This step's output; the first one carries the prompt's log-probabilities, the last one the counts.
 
@@ -214,6 +218,7 @@ class Sequence:
             logprobs=None if logprobs is None else logprobs[: len(tokens)],
             prompt_logprobs=None if self.prompt_logprobs is None else self.prompt_logprobs.deliver(),
             by_version=tuple(by_version.items()) if len(by_version) > 1 else (),
+            draft=draft,
         )
 
     def abort(self, error: str) -> StepOutput:

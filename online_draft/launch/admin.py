@@ -12,12 +12,14 @@ import httpx
 from online_draft.errors import ConfigError, RequestError, StoreError
 from online_draft.launch.run_file import require_run_file
 from online_draft.registry.journal import DecisionKind
+from online_draft.registry.target_line import origins
 from online_draft.serve.admin.adapters import AdapterDesk
 from online_draft.serve.admin.desk import AdminDesk
 from online_draft.settings import Settings
 from online_draft.store import ArtifactStore, RedisKeys
 
 TIMEOUT_S = 10.0
+UPDATE_TIMEOUT_S = 3600.0
 
 
 class Admin(Protocol):
@@ -43,6 +45,10 @@ class Admin(Protocol):
         """Decide that it drafts for its segment."""
         ...
 
+    def target(self) -> dict[str, Any]:
+        """The target's weights and their updates."""
+        ...
+
     def drop_adapter(self, name: str, reason: str) -> dict[str, Any]:
         """Decide that it, or that of this segment, drafts no more."""
         ...
@@ -61,9 +67,9 @@ class OnlineAdmin:
         "resume": "/learner/resume",
     }
 
-    def __init__(self, url: str, key: str, tls_cert: str | None = None) -> None:
+    def __init__(self, url: str, key: str, tls_cert: str | None = None, model: str | None = None) -> None:
         """With `tls_cert`, the certificate of a system on this machine, only that one is trusted, whatever
-        host it names."""
+        host it names. `model` is whom questions are about, the first one by default."""
         verify: ssl.SSLContext | bool = True
         if tls_cert is not None:
             verify = ssl.create_default_context(cafile=tls_cert)
@@ -71,6 +77,7 @@ class OnlineAdmin:
         self._client = httpx.Client(
             base_url=url.rstrip("/") + "/admin/api",
             headers={"Authorization": f"Bearer {key}"},
+            params=None if model is None else {"model": model},
             timeout=TIMEOUT_S,
             verify=verify,
             trust_env=False,
@@ -87,6 +94,23 @@ class OnlineAdmin:
     def learner(self) -> dict[str, Any]:
         """The learner's own words."""
         return self._ask("GET", "/learner")
+
+    def target(self) -> dict[str, Any]:
+        """The target's weights and their updates."""
+        return self._ask("GET", "/target")
+
+    def update_target(self, path: str, reason: str, drain_s: float) -> dict[str, Any]:
+        """Decide on other weights, which are read whole first; the decision as written."""
+        body = {"path": path, "reason": reason, "drain_s": drain_s}
+        return self._ask("POST", "/target/update", body, UPDATE_TIMEOUT_S)
+
+    def speculation(self) -> str:
+        """`auto` or `off`."""
+        return str(self._ask("GET", "/speculation")["mode"])
+
+    def switch_speculation(self, mode: str, reason: str) -> dict[str, Any]:
+        """Decide it; the decision as written."""
+        return self._ask("POST", "/speculation", {"mode": mode, "reason": reason})
 
     def buffer(self) -> dict[str, Any]:
         """The books of the replay buffer."""
@@ -122,9 +146,11 @@ class OnlineAdmin:
         """Decide that it, or that of this segment, drafts no more."""
         return self._ask("POST", f"/adapters/{name}/drop", {"reason": reason})
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float = TIMEOUT_S
+    ) -> dict[str, Any]:
         try:
-            response = self._client.request(method, path, json=body)
+            response = self._client.request(method, path, json=body, timeout=timeout_s)
         except httpx.HTTPError as error:
             raise StoreError(f"the admin API at {self._client.base_url} does not answer: {error}") from error
         try:
@@ -142,6 +168,10 @@ class OfflineAdmin:
 
     def __init__(self, settings: Settings) -> None:
         self.desk = open_desk(settings)
+
+    def target(self) -> dict[str, Any]:
+        """The target's weights and their updates."""
+        return self.desk.target()
 
     def drafters(self) -> list[dict[str, Any]]:
         """All published versions."""
@@ -170,20 +200,21 @@ class OfflineAdmin:
 
 def open_desk(settings: Settings, fingerprint: str | None = None) -> AdminDesk:
     """The artifact store's one target, or the one named. ConfigError when there is none or a choice."""
-    targets = ArtifactStore(settings.artifacts).list("registry")
     if fingerprint is None:
+        targets = origins(ArtifactStore(settings.artifacts))
         if len(targets) != 1:
             found = ", ".join(targets) or "none"
             raise ConfigError("state_dir", f"{settings.artifacts} must hold one target, found: {found}")
         fingerprint = targets[0]
-    return AdminDesk(settings.artifacts, fingerprint, None, RedisKeys(settings.redis.prefix))
+    return AdminDesk(settings.artifacts, fingerprint, None, RedisKeys(settings.redis.prefix, settings.realm))
 
 
-def connect(state_dir: Path, url: str | None, key: str | None) -> OnlineAdmin:
-    """The system at `url`, else the one that runs from `state_dir`. ConfigError when there is none."""
+def connect(state_dir: Path, url: str | None, key: str | None, model: str | None = None) -> OnlineAdmin:
+    """The system at `url`, else the one that runs from `state_dir`, about `model` or the first. ConfigError
+    when there is none."""
     if url is not None:
         if not key:
             raise ConfigError("admin_key", "--url needs --admin-key or ONLINE_DRAFT_ADMIN_KEY")
-        return OnlineAdmin(url, key)
+        return OnlineAdmin(url, key, model=model)
     run = require_run_file(state_dir)
-    return OnlineAdmin(run.url, run.admin_key, run.tls_cert)
+    return OnlineAdmin(run.url, run.admin_key, run.tls_cert, model)

@@ -22,6 +22,16 @@ def erase_offline(settings: Settings, tenant: str) -> dict[str, Any]:
     for run in find_run_files(settings.state_dir):
         if run.alive and Path(run.state_dir).resolve() == here:
             raise ConfigError("offline", f"a system runs at {run.url}; leave out --offline")
+    report = _erase(settings, tenant)
+    models = {model.served_name: _erase(model, tenant) for model in settings.further}
+    if models:
+        report["models"] = models
+        report["complete"] &= all(other["complete"] for other in models.values())
+    return report
+
+
+def _erase(settings: Settings, tenant: str) -> dict[str, Any]:
+    """One model's part."""
     store = ArtifactStore(settings.artifacts)
     log = ErasureLog(store)
     request = log.request(tenant)
@@ -30,7 +40,7 @@ def erase_offline(settings: Settings, tenant: str) -> dict[str, Any]:
     if settings.redis.url is not None:
         client = connect_redis(settings.redis.url)
         try:
-            stream = asdict(sweep(client, RedisKeys(settings.redis.prefix), tenant))
+            stream = asdict(sweep(client, RedisKeys(settings.redis.prefix, settings.realm), tenant))
         finally:
             client.close()
     return {

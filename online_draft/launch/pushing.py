@@ -10,6 +10,7 @@ from online_draft.errors import ArtifactError
 from online_draft.launch.admin import open_desk
 from online_draft.launch.run_file import find_run_files
 from online_draft.registry.manifest import Provenance
+from online_draft.registry.target_line import TargetLine
 from online_draft.settings import Settings
 from online_draft.store import ArtifactStore
 
@@ -51,9 +52,12 @@ def check_target(settings: Settings, directory: Path, target: str) -> bool:
     here = settings.state_dir.resolve()
     for run in find_run_files(settings.state_dir):
         if run.alive and Path(run.state_dir).resolve() == here:
-            if run.fingerprint != target:
+            started = run.models.get(settings.served_name, run.fingerprint)
+            serving = TargetLine(ArtifactStore(settings.artifacts), started).current()
+            if serving != target:
+                name = settings.served_name if settings.realm else run.target
                 raise ArtifactError(
-                    f"{directory} is for target {target}, but {run.target} runs, which is {run.fingerprint}"
+                    f"{directory} is for target {target}, but {name} runs, which is {serving}"
                 )
             return True
     known = ArtifactStore(settings.artifacts).list("registry")

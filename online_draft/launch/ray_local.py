@@ -69,10 +69,17 @@ def join_ray(address: str) -> None:
 
 
 def deploy(
-    application: Any, name: str, host: str, port: int, timeout_s: float, tls: tuple[str, str] | None = None
+    application: Any,
+    name: str,
+    host: str,
+    port: int,
+    timeout_s: float,
+    tls: tuple[str, str] | None = None,
+    *,
+    proxy: bool = True,
 ) -> None:
     """Start HTTP on (host, port), deploy the application and wait until it runs. HTTPS with `tls`, the files
-    of certificate and private key.
+    of certificate and private key. Without `proxy` the application speaks HTTP itself.
 
     LaunchError with Ray's own reason when it fails or takes longer than `timeout_s`.
     """
@@ -86,8 +93,8 @@ def deploy(
         http["ssl_certfile"], http["ssl_keyfile"] = tls
     try:
         serve.start(
-            proxy_location="HeadOnly",
-            http_options=http,
+            proxy_location="HeadOnly" if proxy else "Disabled",
+            http_options=http if proxy else None,
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         serve.run_many(

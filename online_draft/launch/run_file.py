@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from online_draft.errors import ConfigError
@@ -21,7 +21,8 @@ DEMO_DIR = "demo"
 class RunFile:
     """A running system. `started` are the kernel's start times (clock ticks since boot) of `pid` and of
     every process in `helpers` (name -> pid), so that a number that was given to somebody else since is never
-    signalled. `tls_cert` is the file of the certificate if the endpoint speaks HTTPS."""
+    signalled. `tls_cert` is the file of the certificate if the endpoint speaks HTTPS. `model`, `target` and
+    `fingerprint` are the first model's; `models` are the fingerprints of all by name."""
 
     pid: int
     host: str
@@ -36,6 +37,7 @@ class RunFile:
     helpers: dict[str, int]
     started: dict[str, int]
     tls_cert: str | None = None
+    models: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:

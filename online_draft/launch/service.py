@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from online_draft.errors import ConfigError, TargetError
 from online_draft.launch.ports import is_loopback
-from online_draft.serve.config import ServiceConfig
+from online_draft.serve.api.prompts import PromptEncoder, tokenizer_directory
+from online_draft.serve.config import ListenConfig, ServiceConfig
 from online_draft.settings import Settings
+
+if TYPE_CHECKING:
+    from online_draft.serve.application import Part
 
 
 def service_config(settings: Settings, redis_url: str, admin_key: str) -> ServiceConfig:
@@ -20,10 +26,13 @@ def service_config(settings: Settings, redis_url: str, admin_key: str) -> Servic
         target=target,
         model_name=settings.served_name,
         store=settings.artifacts,
-        cache_dir=str(settings.state_dir / "cache"),
+        cache_dir=str(settings.cache_dir),
         redis_url=redis_url,
         admin_key=admin_key,
+        aliases=settings.aliases,
+        realm=settings.realm,
         redis_prefix=settings.redis.prefix,
+        replica_redis_url=settings.redis.replica_url,
         device=settings.device,
         dtype=settings.dtype,
         threads=settings.threads,
@@ -35,6 +44,56 @@ def service_config(settings: Settings, redis_url: str, admin_key: str) -> Servic
         log=replace(settings.log, file=str(settings.log_file)),
         scaling=settings.scaling,
     )
+
+
+def service_parts(
+    settings: Settings, redis_url: str, admin_key: str, listen: ListenConfig | None = None
+) -> list[Part]:
+    """The replicas of every model. Models on one GPU share what a single one would take of it."""
+    from online_draft.serve.application import Part  # imports ray, whose environment comes first
+
+    gpus = 0.5 / _on_gpu(settings)
+    return [
+        Part(
+            replace(service_config(model, redis_url, admin_key), listen=listen),
+            model.replicas,
+            gpus=gpus if model.device == "cuda" else 0.0,
+        )
+        for model in settings.each
+    ]
+
+
+def actor_places(
+    settings: Settings, parts: Sequence[Part], fingerprints: Sequence[str], namespace: str
+) -> list[tuple[Settings, dict[str, Any]]]:
+    """Of every model its settings, and where its learner and control live."""
+    realms = [part.config.realm for part in parts]
+    found = []
+    for model, part, fingerprint in zip(settings.each, parts, fingerprints, strict=True):
+        place = actor_place(model, part.config, fingerprint, namespace)
+        if len(realms) > 1:
+            place["neighbours"] = tuple(realm for realm in realms if realm != part.config.realm)
+            place["gpu_share"] = 0.25 / _on_gpu(settings)
+        found.append((model, place))
+    return found
+
+
+def check_targets(settings: Settings) -> None:
+    """Read every target's tokenizer. TargetError, or ConfigError naming the model of several."""
+    for model in settings.each:
+        try:
+            PromptEncoder(tokenizer_directory(model.target), model.engine.max_context)
+        except TargetError as error:
+            if not settings.models:
+                raise
+            raise ConfigError(
+                f"models.{model.served_name}.target",
+                f"must be embedded, a directory of a model or a Hub name: {error}",
+            ) from error
+
+
+def _on_gpu(settings: Settings) -> int:
+    return max(1, sum(model.device == "cuda" for model in settings.each))
 
 
 def actor_place(
@@ -50,7 +109,18 @@ def actor_place(
         "cache_dir": config.cache_dir,
         "redis_url": config.redis_url,
         "redis_prefix": config.redis_prefix,
+        "realm": config.realm,
         "tree_nodes": config.engine.tree_nodes,
         "namespace": namespace,
         "log": asdict(config.log),
     }
+
+
+def learner_place(place: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The same for the learner alone: with its own name in Redis, if it has one."""
+    return {**place, "redis_url": settings.redis.learner_url or place["redis_url"]}
+
+
+def control_place(place: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The same for control."""
+    return {**place, "redis_url": settings.redis.control_url or place["redis_url"]}

@@ -18,15 +18,23 @@ from typing import Any
 from online_draft.errors import ConfigError, LaunchError, OnlineDraftError
 from online_draft.launch import ray_local
 from online_draft.launch.access import check_access
+from online_draft.launch.front_door import FrontDoor
 from online_draft.launch.interrupts import Interrupts
 from online_draft.launch.ports import check_port, free_port
 from online_draft.launch.processes import adopt_orphans, command, descendants, end_all, start_ticks
 from online_draft.launch.run_file import RunFile, find_run_files
-from online_draft.launch.service import actor_place, service_config
+from online_draft.launch.service import (
+    actor_places,
+    check_targets,
+    control_place,
+    learner_place,
+    service_parts,
+)
 from online_draft.logs import set_up_logs
 from online_draft.redis_server import PrivateRedis
-from online_draft.serve.api.prompts import PromptEncoder, tokenizer_directory
+from online_draft.serve.config import ListenConfig
 from online_draft.settings import Settings
+from online_draft.store.keys import of_realm
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +109,7 @@ class LocalSystem:
                 "`online-draft down` or choose another directory",
             )
         # What can be found wrong at once is, before anything starts.
-        PromptEncoder(tokenizer_directory(settings.target), settings.engine.max_context)
+        check_targets(settings)
         self._say(check_access(settings))
         tls = settings.tls
         files = (str(tls.cert), str(tls.key)) if tls.cert is not None else None
@@ -116,25 +124,43 @@ class LocalSystem:
         redis_url = settings.redis.url or self._start_redis(temp_dir)
         self._start_ray(temp_dir)
         key = settings.admin_key.get_secret_value() if settings.admin_key else secrets.token_urlsafe(24)
-        config = service_config(settings, redis_url, key)
+        listen = None
+        if settings.ray.address is None:  # else the ingress may be on another machine
+            door = FrontDoor(settings.host, port, Path(temp_dir) / "door")
+            self._undo.append(("the listening socket", door.close))
+            door.open()
+            listen = ListenConfig(str(door.path), *(files or ()))
 
-        from online_draft.serve.application import APP_NAME, INGRESS, REPLICA, build_application
+        from online_draft.serve.application import APP_NAME, INGRESS, REPLICA, build_service
 
-        self._say(f"starting {settings.replicas} replica(s) of {settings.target} on {settings.device}")
-        gpus = 0.5 if settings.device == "cuda" else 0.0
-        application = build_application(config, settings.replicas, 1.0, gpus)
+        for model in settings.each:
+            self._say(f"starting {model.replicas} replica(s) of {model.target} on {model.device}")
+        parts = service_parts(settings, redis_url, key, listen)
+        application = build_service(parts)
         self._undo.append(("the application", lambda: ray_local.undeploy(APP_NAME, INGRESS)))
-        ray_local.deploy(application, APP_NAME, settings.host, port, settings.start_timeout_s, files)
-        status = ray_local.ask_replica(APP_NAME, REPLICA, 10.0)
-        fingerprint = str(status["fingerprint"])
-        self._start_actors(actor_place(settings, config, fingerprint, ray_local.NAMESPACE))
+        ray_local.deploy(
+            application,
+            APP_NAME,
+            settings.host,
+            port,
+            settings.start_timeout_s,
+            files,
+            proxy=listen is None,
+        )
+        fingerprints = [
+            str(ray_local.ask_replica(APP_NAME, of_realm(REPLICA, part.config.realm), 10.0)["origin"])
+            for part in parts
+        ]
+        for model, place in actor_places(settings, parts, fingerprints, ray_local.NAMESPACE):
+            self._start_actors(model, place)
         self.run = RunFile(
             pid=os.getpid(),
             host=settings.host,
             port=port,
-            model=config.model_name,
-            target=config.target,
-            fingerprint=fingerprint,
+            model=parts[0].config.model_name,
+            target=parts[0].config.target,
+            fingerprint=fingerprints[0],
+            models={part.config.model_name: each for part, each in zip(parts, fingerprints, strict=True)},
             admin_key=key,
             redis_url=redis_url,
             state_dir=str(settings.state_dir),
@@ -160,29 +186,31 @@ class LocalSystem:
             ray_local.join_ray(settings.ray.address)
         else:
             self._say("starting a private ray")
-            gpus = 1 if settings.device == "cuda" else 0
+            models = settings.each
+            gpus = 1 if any(model.device == "cuda" for model in models) else 0
             # Ray crashes at exit, and leaves agents behind, when it is interrupted while it starts.
             with self._interrupts.deferred("ends as soon as ray is up; again to end at once"):
-                replicas = max(settings.replicas, settings.scaling.max_replicas or 1)
+                replicas = sum(max(model.replicas, model.scaling.max_replicas or 1) for model in models)
                 ray_local.start_ray(f"{temp_dir}/ray", replicas, settings.ray.object_store_mb, gpus)
 
-    def _start_actors(self, place: dict[str, Any]) -> None:
-        """The learner, and control, which looks after it."""
+    def _start_actors(self, settings: Settings, place: dict[str, Any]) -> None:
+        """A model's learner, and its control, which looks after it."""
         from online_draft.control.actor import NAME as CONTROL
         from online_draft.control.actor import start_control
+        from online_draft.learner.actor import NAME as LEARNER
         from online_draft.learner.actor import start_learner, stop_learner
 
-        settings = self._settings
+        learner, control = of_realm(LEARNER, settings.realm), of_realm(CONTROL, settings.realm)
         revive = None
         try:
             if settings.learner.mode != "off":
-                self._say("starting the learner")
-                self._undo.append(("the learner", lambda: stop_learner(ray_local.NAMESPACE)))
-                revive = partial(start_learner, place, settings.learner)
+                self._say(f"starting the learner{f' of {settings.served_name}' if settings.realm else ''}")
+                self._undo.append(("the learner", partial(stop_learner, ray_local.NAMESPACE, learner)))
+                revive = partial(start_learner, learner_place(place, settings), settings.learner)
                 revive()
             if settings.control.enabled:
-                self._undo.append(("control", lambda: ray_local.end_actor(CONTROL)))
-                start_control(place, settings.control, revive)
+                self._undo.append(("control", partial(ray_local.end_actor, control)))
+                start_control(control_place(place, settings), settings.control, revive)
         except Exception as error:
             if isinstance(error, OnlineDraftError):
                 raise

@@ -15,9 +15,11 @@ from online_draft.learner.config import LearnerConfig, LearnerPlace
 from online_draft.learner.idle.timekeeping import niceness
 from online_draft.logs import set_up_logs_of
 from online_draft.registry.revision import code_version
+from online_draft.store.keys import of_realm
 
 if TYPE_CHECKING:
     from online_draft.learner.loop import LearnerLoop
+    from online_draft.learner.retarget import OwnTarget
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ RETRY_S = 5.0
 START_NICENESS = 10
 """While the target is read: with idle time alone a busy machine would never get through it."""
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -44,9 +46,11 @@ class LearnerActor:
 
     def __init__(self, place: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         set_up_logs_of(place, "learner")
+        self._given = str(place.get("settings", ""))
         self._place = LearnerPlace.from_dict(place)
         self._config = LearnerConfig.from_dict(config)
         self._loop: LearnerLoop | None = None
+        self._target: OwnTarget | None = None
         self._error: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
@@ -63,6 +67,10 @@ class LearnerActor:
         """The code that this actor runs."""
         return code_version()
 
+    def settings(self) -> str:
+        """What `place["settings"]` said: tells settings apart."""
+        return self._given
+
     def alive(self) -> bool:
         """Whether the learner's thread runs."""
         return self._thread.is_alive()
@@ -75,30 +83,33 @@ class LearnerActor:
 
     def _run(self) -> None:
         lower_priority(START_NICENESS)
-        while not self._stop.is_set() and self._loop is None:
+        while not self._stop.is_set():
             try:
                 self._loop = self._build()
             except Exception as error:
                 logger.exception("the learner could not be started")
                 self._error = f"{type(error).__name__}: {error}"
                 self._stop.wait(RETRY_S)
-        if self._loop is not None:
+                continue
             self._error = None
             lower_priority(niceness(self._config.pace.floor_share))
-            self._loop.run(self._stop)
+            self._loop.run(self._stop)  # until the end, or until the target was updated
 
     def _build(self) -> LearnerLoop:
         import torch
 
         from online_draft.learner.idle.gpu import bound_memory, target_dtype
         from online_draft.learner.loop import LearnerLoop
+        from online_draft.learner.retarget import OwnTarget
         from online_draft.models.loading import load_target
 
-        torch.set_num_threads(1)
-        bound_memory(self._place.device, self._config.gpu_memory_mb)
-        dtype = target_dtype(self._place.device, self._place.dtype)
-        loaded = load_target(self._place.target, self._place.device, dtype)
-        return LearnerLoop(self._place, self._config, loaded)
+        if self._target is None:
+            torch.set_num_threads(1)
+            bound_memory(self._place.device, self._config.gpu_memory_mb)
+            dtype = target_dtype(self._place.device, self._place.dtype)
+            loaded = load_target(self._place.target, self._place.device, dtype)
+            self._target = OwnTarget(self._place, loaded)
+        return LearnerLoop(self._place, self._config, self._target.current(), self._target.outdated)
 
 
 def lower_priority(niceness: int | None = None) -> None:
@@ -114,7 +125,7 @@ def start_learner(place: Mapping[str, Any], config: LearnerConfig) -> None:
     """Have the learner run at this code version: start it, or replace one that runs other code, whose thread
     has ended or that gives no answer. Idempotent; blocks until the actor answers; Ray's errors.
 
-    `place` as in `LearnerPlace`, with the Ray `namespace`.
+    `place` as in `LearnerPlace`, with the Ray `namespace` and, where models share a GPU, its `gpu_share`.
     """
     import ray
 
@@ -124,16 +135,16 @@ def start_learner(place: Mapping[str, Any], config: LearnerConfig) -> None:
     except ray.exceptions.GetTimeoutError:
         logger.warning("the learner doesn't answer")
     logger.warning("the learner is replaced")
-    stop_learner(str(place["namespace"]))
+    stop_learner(str(place["namespace"]), of_realm(NAME, str(place.get("realm", ""))))
     _start(place, config)
 
 
-def stop_learner(namespace: str, timeout_s: float = 10.0) -> None:
-    """End the learner after a checkpoint. Idempotent; blocks until its name is free."""
+def stop_learner(namespace: str, name: str = NAME, timeout_s: float = 10.0) -> None:
+    """End a learner after a checkpoint. Idempotent; blocks until its name is free."""
     import ray
 
     try:
-        actor = ray.get_actor(NAME, namespace=namespace)
+        actor = ray.get_actor(name, namespace=namespace)
     except ValueError:
         return
     with contextlib.suppress(ray.exceptions.RayError):
@@ -142,7 +153,7 @@ def stop_learner(namespace: str, timeout_s: float = 10.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            ray.get_actor(NAME, namespace=namespace)
+            ray.get_actor(name, namespace=namespace)
         except ValueError:
             return
         time.sleep(0.05)
@@ -152,15 +163,16 @@ def _start(place: Mapping[str, Any], config: LearnerConfig) -> str:
     """The code version of the actor that now runs under our name, "" if its thread has ended."""
     import ray
 
+    on_gpu = str(place.get("device", "cpu")).startswith("cuda")
     options: dict[str, Any] = {
-        "name": NAME,
+        "name": of_realm(NAME, str(place.get("realm", ""))),
         "namespace": place["namespace"],
         "lifetime": "detached",
         "get_if_exists": True,
         "num_cpus": 0,
-        "num_gpus": GPU_SHARE if str(place.get("device", "cpu")).startswith("cuda") else 0,
+        "num_gpus": place.get("gpu_share", GPU_SHARE) if on_gpu else 0,
         "max_restarts": -1,
-        "runtime_env": {"env_vars": _ENVIRONMENT},
+        "runtime_env": {"env_vars": ENVIRONMENT},
     }
     actor: Any = ray.remote(LearnerActor).options(**options).remote(dict(place), asdict(config))
     alive, version = cast(Any, ray).get(

@@ -168,7 +168,8 @@ class LearnerConfig:
 @dataclass(frozen=True, slots=True)
 class LearnerPlace:
     """Where a learner works: the target and device it trains on, the artifact store, the directory of fetched
-    drafters and the Redis it shares with serving, serving's numbers and the nodes of its draft trees."""
+    drafters and the Redis it shares with serving, serving's numbers and the nodes of its draft trees. Models
+    of one service share a Redis: `realm` is this one's part of it, `neighbours` are the others'."""
 
     target: str
     store: str
@@ -178,11 +179,18 @@ class LearnerPlace:
     device: str = "cpu"
     dtype: str = "float32"
     tree_nodes: int = 16
+    realm: str = ""
+    neighbours: tuple[str, ...] = ()
 
     @property
     def keys(self) -> RedisKeys:
-        """The Redis names of this service."""
-        return RedisKeys(self.redis_prefix)
+        """The Redis names of this model."""
+        return RedisKeys(self.redis_prefix, self.realm)
+
+    @property
+    def others(self) -> tuple[RedisKeys, ...]:
+        """Those of the service's other models."""
+        return tuple(RedisKeys(self.redis_prefix, realm) for realm in self.neighbours)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> LearnerPlace:

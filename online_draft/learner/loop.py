@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import redis
-import torch
 
 from online_draft.errors import ArtifactError, JournalError, StoreError
-from online_draft.learner.adapters.regate import Regate
-from online_draft.learner.adapters.view import RegateView
-from online_draft.learner.alarms import DriftAlarms
-from online_draft.learner.checkpoint import CheckpointStore
 from online_draft.learner.config import LearnerConfig, LearnerPlace
-from online_draft.learner.drift_meter import DriftMeter
-from online_draft.learner.feed import RecordFeed, assistant_tokens
-from online_draft.learner.idle.gpu import Residence
-from online_draft.learner.idle.lookout import Interrupted, Lookout
-from online_draft.learner.idle.pacer import Pacer
-from online_draft.learner.judge.examiner import Examined, Examiner
-from online_draft.learner.judge.forgetting import Forgetting
-from online_draft.learner.judge.ladder_view import LadderView
-from online_draft.learner.notebook import Notebook
-from online_draft.learner.rate import LearningRate
-from online_draft.learner.report import Report, State
-from online_draft.learner.student import Student
+from online_draft.learner.idle.lookout import Interrupted
+from online_draft.learner.judge.conclusion import Conclusion
+from online_draft.learner.parts import parts_of
+from online_draft.learner.report import State
 from online_draft.models.loading import LoadedTarget
-from online_draft.registry.manifest import Provenance
-from online_draft.registry.revision import git_revision
-from online_draft.registry.wakeups import publish_wakeup
-from online_draft.store import ArtifactStore, connect_redis
 
 logger = logging.getLogger(__name__)
 
@@ -51,65 +33,42 @@ class LearnerLoop:
     checkpoint, and records come again unless that checkpoint held them.
     """
 
-    def __init__(self, place: LearnerPlace, config: LearnerConfig, loaded: LoadedTarget) -> None:
-        """Restore what the last learner left. Needs the artifact store (StoreError), but not yet Redis."""
+    def __init__(
+        self,
+        place: LearnerPlace,
+        config: LearnerConfig,
+        loaded: LoadedTarget,
+        outdated: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Restore what the last learner of this target left. Needs the artifact store (StoreError), but not
+        yet Redis. `outdated` says that the target was updated: then `run` ends."""
+        self._outdated = outdated
+        self._over = False
         self._config = config
-        self._client = connect_redis(place.redis_url)
-        store = ArtifactStore(place.store)
-        self._notebook = Notebook(CheckpointStore(store, loaded.fingerprint), config.pace.checkpoint_every_s)
-        restored = self._notebook.restored
-        self._feed = RecordFeed(
-            place.redis_url,
-            place.keys,
-            loaded.fingerprint,
-            config.reservoirs,
-            assistant_tokens(loaded.tokenizer),
-            (restored.reader, restored.reservoirs) if restored else None,
-            store,
-            int(restored.progress.get("erased", 0)) if restored else 0,
+        parts = parts_of(place, config, loaded)
+        self._client, self._notebook, self._feed = parts.client, parts.notebook, parts.feed
+        self._view, self._forgetting, self._residence = parts.view, parts.forgetting, parts.residence
+        self._student, self._examiner, self._drill = parts.student, parts.examiner, parts.drill
+        self._regate, self._meter, self._rate = parts.regate, parts.meter, parts.rate
+        self._pacer, self._lookout = parts.pacer, parts.lookout
+        self._alarms, self._report = parts.alarms, parts.report
+        self._conclusion = Conclusion(
+            self._student,
+            self._feed,
+            self._notebook,
+            self._examiner,
+            self._view,
+            self._report,
+            self._drill.restart,
+            lambda: self._report.publish(self.status),
         )
-        self._forgetting = Forgetting(store, loaded.fingerprint)
-        self._view = LadderView(
-            store,
-            loaded.target,
-            loaded.fingerprint,
-            Path(place.cache_dir),
-            lambda decision: publish_wakeup(self._client, place.keys, decision),
-        )
-        self._residence = Residence(loaded.target)
-        self._student = Student(loaded.target, config)
-        self._examiner = Examiner(loaded.target, config, place.tree_nodes or 16)
-        self._regate = Regate(
-            loaded.target,
-            config,
-            place.tree_nodes or 16,
-            RegateView(
-                store,
-                loaded.fingerprint,
-                Path(place.cache_dir),
-                lambda decision: publish_wakeup(self._client, place.keys, decision),
-            ),
-        )
-        device = loaded.target.device.type
-        self._pacer = Pacer(config.pace.limit_ms(device), config.pace.max_batch, cpu=device != "cuda")
-        self._meter = DriftMeter(
-            self._client,
-            place.keys,
-            loaded.fingerprint,
-            loaded.target,
-            Pacer(config.pace.limit_ms(device), config.gate.max_records, cpu=device != "cuda"),
-            self._view.fetch,
-        )
-        self._lookout = Lookout(place.redis_url, self._client, place.keys, config, device == "cuda")
-        self._rate = LearningRate(config.rate)
-        self._alarms = DriftAlarms(self._client, place.keys, loaded.fingerprint)
-        self._report = Report(self._client, place.keys)
         self._trouble = ""
         self._follow_at = self._read_at = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
-        """Tick until `stop` is set, then `close`. What goes wrong in a tick is logged and tried again."""
-        while not stop.is_set():
+        """Tick until `stop` is set or the target was updated, then `close`. What goes wrong in a tick is
+        logged and tried again."""
+        while not (stop.is_set() or self._over):
             try:
                 pause = self.tick()
             except Exception as error:
@@ -127,6 +86,9 @@ class LearnerLoop:
         now = time.monotonic()
         if now >= self._follow_at:
             self._follow_at = now + FOLLOW_EVERY_S
+            self._over = self._outdated()
+            if self._over:
+                return self._rest("waiting", "the target was updated", 0.0)
             self._follow()
         if now >= self._read_at:
             self._read()
@@ -201,8 +163,8 @@ class LearnerLoop:
         if self._examiner.busy:
             self._report.enter("evaluating", "")
             examined = self._examiner.advance(interrupted)
-            if examined is not None:
-                self._conclude(examined)
+            if examined is not None and self._conclusion.draw(examined):
+                self._save()
         elif self._regate.busy:
             self._report.enter("training" if self._regate.learning else "evaluating", self._regate.doing)
             self._regate.advance(interrupted)
@@ -214,7 +176,7 @@ class LearnerLoop:
             )
         else:
             self._report.enter("training", self._examiner.waits_for)
-            self._train(interrupted)
+            self._drill.slice(interrupted)
 
     def _rest(self, state: State, reason: str, seconds: float) -> float:
         self._report.enter(state, reason)
@@ -241,7 +203,7 @@ class LearnerLoop:
                 self._follow_champion(state.champion)
             elif self._student.proposed not in (None, state.candidate, state.canary):
                 logger.info("%s was refused, the student starts anew", self._student.proposed)
-                self._restart()
+                self._drill.restart()
             self._trouble = ""
         except (StoreError, JournalError, ArtifactError) as error:
             if not self._trouble:
@@ -266,67 +228,6 @@ class LearnerLoop:
         self._examiner.forget_champion()
         self._notebook.note()
 
-    def _train(self, interrupted: Interrupted) -> None:
-        notebook, total = self._notebook, self._notebook.total
-        rng = random.Random(f"{self._config.seed}:{total['slices']}")
-        self._student.rate = self._rate.factor
-        with self._pacer as count:
-            records = self._feed.reservoirs.sample(count, rng)
-            try:
-                metrics = self._student.slice(records, interrupted)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                if not self._pacer.shrink():
-                    raise
-                self._pacer.void()
-                logger.warning("no memory for %d records: %d at most from now on", count, self._pacer.batch)
-                return
-            if metrics.interrupted:
-                self._pacer.void()
-        if metrics.interrupted:
-            total["interrupted"] += 1
-            return
-        notebook.lineage.note(records)
-        notebook.drawn += count
-        total["slices"] += 1
-        total["draws"] += count
-        total["tokens"] += metrics.tokens
-        notebook.note()
-        self._examiner.note_slice()
-        self._rate.note(metrics.loss)
-        self._report.note_slice(metrics)
-
-    def _conclude(self, examined: Examined) -> None:
-        """Propose what passed; enter a refusal now and then; start anew where the student lost its way."""
-        verdict, parent = examined.verdict, self._student.version
-        assert parent is not None
-        self._notebook.note()
-        self._report.note_look(verdict)
-        logger.info("look %d: %s", verdict.look, verdict.reason)
-        reason, numbers = verdict.reason, verdict.as_numbers()
-        if verdict.passed:
-            self._report.enter("proposing", reason)
-            self._report.publish(self.status)
-            provenance = Provenance(
-                parent,
-                self._feed.seen["training"],
-                dict(self._notebook.total),
-                git_revision(),
-                tenants=self._notebook.lineage.marks(),
-            )
-            version = self._view.propose(examined.candidate, parent, provenance, reason, numbers)
-            if version is not None:
-                self._student.proposed = version
-                self._notebook.total["proposed"] += 1
-                self._save()
-            return
-        if self._examiner.gate.refusal_due(time.time_ns() // 1_000_000):
-            self._view.refuse(examined.candidate, parent, reason, numbers)
-            self._notebook.total["refused"] += 1
-        if verdict.worse:
-            logger.info("the candidate is worse than %s, the student starts anew", parent)
-            self._restart()
-
     def _leave(self) -> None:
         """Write what was learnt; then hold nothing on a GPU."""
         if self._notebook.unsaved:
@@ -338,10 +239,6 @@ class LearnerLoop:
             self._student.leave()
             self._notebook.reopen()
             self._residence.leave()
-
-    def _restart(self) -> None:
-        self._student.restart()
-        self._rate.forget_losses()
 
     def _listen(self) -> None:
         """Hurry and learn faster while traffic drifts."""

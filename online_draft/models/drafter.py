@@ -104,6 +104,10 @@ class DraftState:
             self.place[slot] = place
             self.invalidate(slot)
 
+    def knows(self, ring: FeatureRing, slot: int) -> bool:
+        """Whether a draft for the slot needs nothing made anew."""
+        return True
+
     def changes(self, slots: Sequence[int]) -> Changes | None:
         """What the adapters of these slots change; None when they have none."""
         return None if self.adapters is None else self.adapters.changes([self.place[slot] for slot in slots])

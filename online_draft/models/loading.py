@@ -77,7 +77,7 @@ def load_target(
         digests = copy_weights(target, files)
     except TargetError as error:
         raise TargetError(f"--target {name}: {error}") from error
-    fingerprint = target_fingerprint(config, digests, _tokenizer_bytes(path))
+    fingerprint = target_fingerprint(config, digests, tokenizer_bytes(path))
     shown = path.resolve().name if Path(name).expanduser().is_dir() else str(name)
     return LoadedTarget(target, tokenizer, config, fingerprint, shown, path)
 
@@ -128,7 +128,8 @@ def _read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         raise TargetError(f"the tokenizer in {path} can't be read: {error}") from error
 
 
-def _tokenizer_bytes(path: Path) -> bytes:
+def tokenizer_bytes(path: Path) -> bytes:
+    """What stands for a directory's tokenizer in the fingerprint; empty without one."""
     files = (path / name for name in _TOKENIZER_FILES)
     return next((file.read_bytes() for file in files if file.is_file()), b"")
 

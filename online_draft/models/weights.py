@@ -18,26 +18,26 @@ from online_draft.models.fingerprint import tensor_digest
 from online_draft.models.target import Target, TargetLayer
 
 _SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a model directory. TargetError when there are none or a shard is missing."""
-    if (path / _INDEX).is_file():
+    if (path / WEIGHTS_INDEX).is_file():
         try:
-            index = json.loads((path / _INDEX).read_text(encoding="utf-8"))
+            index = json.loads((path / WEIGHTS_INDEX).read_text(encoding="utf-8"))
             files = [path / name for name in sorted(set(index["weight_map"].values()))]
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise TargetError(f"{path / _INDEX} can't be read: {error}") from error
+            raise TargetError(f"{path / WEIGHTS_INDEX} can't be read: {error}") from error
         missing = [file.name for file in files if not file.is_file()]
         if missing:
-            raise TargetError(f"{path} lacks {', '.join(missing)}, which {_INDEX} lists")
+            raise TargetError(f"{path} lacks {', '.join(missing)}, which {WEIGHTS_INDEX} lists")
         return files
     if (path / _SINGLE).is_file():
         return [path / _SINGLE]
     pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
     found = f"; {pickled[0]} is a pickle, which is never read: convert it to safetensors" if pickled else ""
-    raise TargetError(f"{path} has no {_SINGLE} and no {_INDEX}{found}")
+    raise TargetError(f"{path} has no {_SINGLE} and no {WEIGHTS_INDEX}{found}")
 
 
 def named_destinations(target: Target) -> dict[str, Tensor]:

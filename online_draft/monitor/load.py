@@ -47,6 +47,11 @@ def read_loads(client: redis.Redis, keys: RedisKeys, now_ms: int) -> dict[str, L
     return {name: load for name, load in loads.items() if now_ms - load.at_ms <= keys.load_fresh_ms}
 
 
+def machine_of(replica: str) -> str:
+    """The machine of a replica, by its id."""
+    return replica.rpartition("-")[0]
+
+
 def _unpack(data: bytes) -> Load:
     raw = unpack(data, "load")
     if not isinstance(raw, list) or [type(value) for value in raw] != [int] * 3:

@@ -17,6 +17,7 @@ pin       | version is champion, nothing is pinned                          | pi
 unpin     | version is pinned                                               | pinned empties
 pause     | learner runs; no version                                        | learner_paused
 resume    | learner is paused; no version                                   | not learner_paused
+speculation_off, speculation_on: whether requests are drafted for; no version | speculation_off, or not
 
 A canary and a watch are two *arms* of sequences (`registry.arms`). Arms end with the champion that they were
 compared with: such a canary drafts for nobody and waits to be refused.
@@ -49,6 +50,8 @@ def drafter_changes(state: LadderState, decision: Decision) -> _Changes:
     """The fields of `state` that a decision changes. ConfigError names the field that makes it illegal."""
     if decision.kind in ("pause", "resume"):
         return _switch_learner(state, decision)
+    if decision.kind in ("speculation_off", "speculation_on"):
+        return _switch_speculation(state, decision)
     if not decision.version:
         raise ConfigError("version", f"{decision.kind} needs a drafter version")
     return _TRANSITIONS[decision.kind](state, decision.version, decision)
@@ -148,6 +151,15 @@ def _switch_learner(state: LadderState, decision: Decision) -> _Changes:
     if paused == state.learner_paused:
         raise ConfigError("kind", f"the learner is {'already paused' if paused else 'not paused'}")
     return {"learner_paused": paused}
+
+
+def _switch_speculation(state: LadderState, decision: Decision) -> _Changes:
+    if decision.version is not None:
+        raise ConfigError("version", f"{decision.kind} takes no version")
+    off = decision.kind == "speculation_off"
+    if off == state.speculation_off:
+        raise ConfigError("kind", f"speculation is {'off' if off else 'on'} already")
+    return {"speculation_off": off}
 
 
 def _vacate(state: LadderState, version: str) -> _Changes:

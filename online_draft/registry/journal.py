@@ -1,7 +1,8 @@
 """The decision journal: the one truth about which drafter serves.
 
 `registry/<target>/decisions/NNNNNNNN.json`, numbered from 1 without gaps, each entry complete,
-fsynced and created exclusively. Entries never change.
+fsynced and created exclusively. Entries never change. Updates of the target itself have a journal of the
+same form (`target_line`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ DecisionKind = Literal[
     "unpin",
     "pause",
     "resume",
+    "speculation_off",
+    "speculation_on",
     "adapter_load",
     "adapter_drop",
+    "retarget",
 ]
 KINDS: tuple[DecisionKind, ...] = get_args(DecisionKind)
 
@@ -41,8 +45,8 @@ _ENTRY = re.compile(r"(\d{8})\.json")
 class Decision:
     """One entry: what was decided about which version, by whom, why, and on which numbers (plain JSON).
 
-    `version` is None for pause and resume, and the adapter's id for `adapter_…`. `seq` is 0 until the journal
-    numbers it.
+    `version` is None for the switches (pause, resume, speculation_…), the adapter's id for `adapter_…`, the
+    target's fingerprint for `retarget`. `seq` is 0 until the journal numbers it.
     """
 
     seq: int
@@ -58,9 +62,9 @@ class DecisionJournal:
     """Reads and appends entries of one target. Thread-safe; remembers entries it has read, as they never
     change. Unreachable store: StoreError; torn, foreign, missing or vanished entries: JournalError."""
 
-    def __init__(self, store: ArtifactStore, target_fingerprint: str) -> None:
+    def __init__(self, store: ArtifactStore, target_fingerprint: str, folder: str = "decisions") -> None:
         self.store = store
-        self._root = f"registry/{target_fingerprint}/decisions"
+        self._root = f"registry/{target_fingerprint}/{folder}"
         self._read: list[Decision] = []
         self._lock = threading.Lock()
 

@@ -19,6 +19,8 @@ from online_draft.registry.journal import KINDS, Decision, DecisionJournal, Deci
 
 logger = logging.getLogger(__name__)
 
+LADDER_KINDS = tuple(kind for kind in KINDS if kind != "retarget")
+
 
 @dataclass(frozen=True, slots=True)
 class LadderState:
@@ -34,6 +36,7 @@ class LadderState:
     canary: str | None = None
     pinned: str | None = None
     learner_paused: bool = False
+    speculation_off: bool = False
     seq: int = 0
     proposed: int = 0
     promoted: int = 0
@@ -64,8 +67,8 @@ class LadderState:
 
 def apply(state: LadderState, decision: Decision) -> LadderState:
     """The state after a decision; `drafter_rules`. ConfigError names the field that makes it illegal."""
-    if decision.kind not in KINDS:
-        raise ConfigError("kind", f"{decision.kind!r} is not one of {', '.join(KINDS)}")
+    if decision.kind not in LADDER_KINDS:
+        raise ConfigError("kind", f"{decision.kind!r} is not one of {', '.join(LADDER_KINDS)}")
     if decision.kind in adapter_rules.KINDS:
         changes = adapter_rules.adapter_changes(state, decision, by_hand(decision.actor))
     else:

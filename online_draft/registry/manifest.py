@@ -27,7 +27,8 @@ def tenant_mark(tenant: str) -> str:
 class Provenance:
     """Where a version comes from: its parent version, how many records trained it, counts of that
     training (slices, tokens, …), the git revision of the code, the time it was made, and the `tenant_mark`s
-    of those whose records trained it or the versions before it."""
+    of those whose records trained it or the versions before it. `carried_over_from` (`<target>/<version>`)
+    has the same weights; for this target they are unproven."""
 
     parent: str | None = None
     records: int = 0
@@ -35,6 +36,7 @@ class Provenance:
     git_revision: str | None = None
     created_at_ms: int = 0
     tenants: tuple[str, ...] = ()
+    carried_over_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ def parse_manifest(
             git_revision=origin.get("git_revision"),
             created_at_ms=int(origin.get("created_at_ms", 0)),
             tenants=tuple(str(mark) for mark in origin.get("tenants", ())),
+            carried_over_from=origin.get("carried_over_from"),
         )
         manifest = build(raw, files, provenance, schema)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,9 +1,11 @@
-"""The Ray Serve application of one target. Only the replica's process imports torch."""
+"""The Ray Serve application of one target or several. Only the replica's process imports torch."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from ray import serve
@@ -15,6 +17,7 @@ from online_draft.serve.fleet.autoscaling import ingress_autoscaling, replica_au
 from online_draft.serve.fleet.channel import Channel
 from online_draft.serve.fleet.messages import Downlink, ReplicaLoad, Uplink
 from online_draft.serve.ingress import Ingress
+from online_draft.store.keys import of_realm
 
 APP_NAME = "online-draft"
 REPLICA = "Replica"
@@ -63,6 +66,10 @@ class ServedReplica:
         opened.up(message)
         return self._replica.load()
 
+    async def update_target(self, path: str, actor: str, reason: str, drain_s: float) -> dict[str, Any]:
+        """Decide that every replica takes the weights in `path`; the decision, or what is wrong with it."""
+        return await asyncio.to_thread(self._replica.update_target, path, actor, reason, drain_s)
+
     def status(self, to: str | None = None) -> dict[str, Any]:
         """Plain data for `/health` and the admin API."""
         return self._replica.status()
@@ -85,18 +92,56 @@ class ServedReplica:
             self._replica.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The replicas of one model: what they are told, how many there are, and what each takes."""
+
+    config: ServiceConfig
+    replicas: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
 def build_application(
     config: ServiceConfig, replicas: int = 1, cpus_per_replica: float = 1.0, gpus_per_replica: float = 0.0
 ) -> Application:
-    """Ingresses and replicas, scaled separately. The ingress asks for no CPU, so that two cores suffice."""
-    scaling = config.scaling
-    deployment = cast(Any, serve.deployment)
-    replica = deployment(
+    """`build_service` of one model."""
+    return build_service([Part(config, replicas, cpus_per_replica, gpus_per_replica)])
+
+
+def build_service(parts: Sequence[Part]) -> Application:
+    """Ingresses, and replicas of each model, all scaled separately. The first one's configuration holds for
+    the ingresses, which ask for no CPU, so that two cores suffice."""
+    first = parts[0].config
+    scaling = first.scaling
+    patience_s = max(part.config.scaling.drain_s + part.config.scaling.resume_s for part in parts)
+    ingress = cast(Any, serve.deployment)(
+        serve.ingress()(Ingress),
+        name=INGRESS,
+        **_number(scaling.ingresses, ingress_autoscaling(scaling, first.listen is not None)),
+        max_ongoing_requests=10_000,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=2.0,
+        health_check_timeout_s=10.0,
+        graceful_shutdown_wait_loop_s=0.5,
+        # A client's connection can't go on elsewhere: as long as what it asked for may have to.
+        graceful_shutdown_timeout_s=patience_s + 10.0,
+    )
+    return cast(
+        Application,
+        ingress.bind([_replicas(part) for part in parts], [part.config.as_dict() for part in parts]),
+    )
+
+
+def _replicas(part: Part) -> Application:
+    """The deployment of one model's replicas."""
+    config, scaling = part.config, part.config.scaling
+    deployment = cast(Any, serve.deployment)(
         ServedReplica,
-        name=REPLICA,
-        **_number(replicas, replica_autoscaling(scaling, replicas)),
+        name=of_realm(REPLICA, config.realm),
+        **_number(part.replicas, replica_autoscaling(scaling, part.replicas)),
         max_ongoing_requests=REPLICA_CALLS,
-        ray_actor_options={"num_cpus": cpus_per_replica, "num_gpus": gpus_per_replica},
+        ray_actor_options={"num_cpus": part.cpus, "num_gpus": part.gpus},
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         health_check_period_s=2.0,
         health_check_timeout_s=10.0,
@@ -104,20 +149,8 @@ def build_application(
         graceful_shutdown_timeout_s=scaling.drain_s + 10.0,
         max_constructor_retry_count=2,
     )
-    ingress = deployment(
-        serve.ingress()(Ingress),
-        name=INGRESS,
-        **_number(scaling.ingresses, ingress_autoscaling(scaling)),
-        max_ongoing_requests=10_000,
-        ray_actor_options={"num_cpus": 0},
-        health_check_period_s=2.0,
-        health_check_timeout_s=10.0,
-        graceful_shutdown_wait_loop_s=0.5,
-        # A client's connection can't go on elsewhere: as long as what it asked for may have to.
-        graceful_shutdown_timeout_s=scaling.drain_s + scaling.resume_s + 10.0,
-    )
-    raw = config.as_dict()
-    return cast(Application, ingress.bind(replica.bind(raw), raw))
+    own = replace(config, redis_url=config.replica_redis_url or config.redis_url)
+    return cast(Application, deployment.bind(own.as_dict()))
 
 
 def _number(fixed: int, autoscaling: AutoscalingConfig | None) -> dict[str, Any]:

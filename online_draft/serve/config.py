@@ -15,14 +15,25 @@ from online_draft.store import RedisKeys
 
 
 @dataclass(frozen=True, slots=True)
+class ListenConfig:
+    """For ingresses that speak HTTP themselves. `door` is the path of the unix socket at which they get the
+    listening socket. HTTPS with `cert` and `key`, PEM files."""
+
+    door: str
+    cert: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """One target's service.
+    """One target's service; several share ingresses, each in a `realm` of its own (of the first it is "").
 
     `store` is the artifact file system (path or URL), `cache_dir` a local directory for fetched drafters;
     `drafter` names what a fresh journal starts with: a shipped drafter (`baseline`, `narrow`), a directory,
     `untrained`, `ngram` (none: the n-gram memory drafts alone until a version is promoted), or None for
     `baseline` if it ships with the target, else `untrained`. `keys_required` asks for API keys even while
-    there are none.
+    there are none. `replica_redis_url` is the same Redis with a user that may do less.
+    With `listen` ingresses speak HTTP themselves, else Ray Serve's proxy does.
     """
 
     target: str
@@ -31,7 +42,10 @@ class ServiceConfig:
     cache_dir: str
     redis_url: str
     admin_key: str
+    aliases: tuple[str, ...] = ()
+    realm: str = ""
     redis_prefix: str = "od"
+    replica_redis_url: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
     threads: int | None = None
@@ -44,11 +58,12 @@ class ServiceConfig:
     keys_required: bool = False
     log: LogConfig = field(default_factory=LogConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    listen: ListenConfig | None = None
 
     @property
     def keys(self) -> RedisKeys:
         """The Redis names of this service."""
-        return RedisKeys(self.redis_prefix)
+        return RedisKeys(self.redis_prefix, self.realm)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able data for Ray."""
@@ -58,10 +73,12 @@ class ServiceConfig:
     def from_dict(cls, raw: Mapping[str, Any]) -> ServiceConfig:
         """Inverse of `as_dict`."""
         nested = {
+            "aliases": tuple(raw.get("aliases", ())),
             "engine": EngineConfig(**raw["engine"]),
             "writer": WriterConfig(**raw["writer"]),
             "access": AccessConfig.from_dict(raw.get("access", {})),
             "log": LogConfig(**raw.get("log", {})),
             "scaling": ScalingConfig(**raw.get("scaling", {})),
+            "listen": ListenConfig(**raw["listen"]) if raw.get("listen") else None,
         }
         return cls(**{**raw, **nested})

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from online_draft.core import GenerationRequest, StepOutput
@@ -44,8 +45,8 @@ class EngineThread(Generic[E]):
 
     The engine is built on its thread by `build`. When a step raises, the requests in flight end with an
     error output and the engine is built anew; after `max_rebuilds` failures within a minute the thread is
-    dead and `check` raises. `meter` is told, on this thread, what becomes of each request. Every public
-    method may be called from any thread.
+    dead and `check` raises. `meter` is told, on this thread, what becomes of each request; `target` says
+    after each step which one it ran. Every public method may be called from any thread.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class EngineThread(Generic[E]):
         hang_after_s: float = 30.0,
         max_rebuilds: int = 3,
         meter: TrafficMeter | None = None,
+        target: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._build = build
         self._on_busy = on_busy
         self._hang_after_s = hang_after_s
         self._max_rebuilds = max_rebuilds
         self._meter = meter
+        self._target = target
         self._wake = threading.Condition()
         self._inbox: deque[Callable[[E], None]] = deque()
         self._sinks: dict[str, Sink] = {}
@@ -123,6 +126,15 @@ class EngineThread(Generic[E]):
 
         self._submit(run)
         return future
+
+    def excuse(self) -> None:
+        """The step under way may take as long as it needs. By the engine's thread."""
+        self._busy_since = None
+
+    @property
+    def entered(self) -> bool:
+        """Whether the caller is the engine's thread itself, which `call` would wait for in vain."""
+        return threading.current_thread() is self._thread
 
     def load(self) -> tuple[int, int]:
         """(running, waiting) requests as of the last step, those not yet seen by the engine included."""
@@ -224,6 +236,8 @@ class EngineThread(Generic[E]):
         for output in outputs:
             sink = self._sinks.get(output.request_id)
             if sink is not None:
+                if output.finish_reason is not None:
+                    output = replace(output, target=self._target())
                 items.append((sink, output.request_id, output))
                 if self._meter is not None:
                     self._meter.step(output)

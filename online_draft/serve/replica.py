@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,8 @@ from online_draft.monitor.arms import ArmsBoard
 from online_draft.monitor.counts import PLAIN, CountsBoard
 from online_draft.monitor.rollups.board import RollupBoard
 from online_draft.monitor.rollups.publisher import RollupPublisher
-from online_draft.monitor.rollups.traffic_meter import TrafficMeter
-from online_draft.registry.adapters import AdapterRegistry
-from online_draft.registry.artifacts import DrafterRegistry
-from online_draft.registry.journal import DecisionJournal
-from online_draft.registry.wakeups import START, wait_for_wakeup
-from online_draft.serve.adapters import AdapterWatcher
+from online_draft.registry.journal import Decision
+from online_draft.registry.wakeups import publish_wakeup
 from online_draft.serve.bootstrap import ensure_first_version
 from online_draft.serve.config import ServiceConfig
 from online_draft.serve.engine_thread import EngineDead, EngineThread
@@ -39,10 +35,14 @@ from online_draft.serve.erasing import ErasureWatcher
 from online_draft.serve.fleet.channel import Channel
 from online_draft.serve.fleet.messages import ReplicaLoad
 from online_draft.serve.fleet.transcript import Transcript
+from online_draft.serve.following import Following
 from online_draft.serve.lineup import Lineup, install_lineup, stage_lineup
 from online_draft.serve.load import LoadPublisher
-from online_draft.serve.weights import WeightWatcher
+from online_draft.serve.served_target import ServedTarget
+from online_draft.serve.targets import TargetRoom
+from online_draft.serve.tracing.meter import TracingMeter, meter_of
 from online_draft.store import ArtifactStore, connect_redis
+from online_draft.tracing import set_up_tracing, shut_down_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,6 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-FIRST_RESOLUTION_TIMEOUT_S = 30.0
 
 
 class Replica:
@@ -66,52 +65,43 @@ class Replica:
         self.config = config
         set_up_logs(config.log, "replica", model=config.model_name)
         self.id = f"{socket.gethostname()}-{os.getpid()}"
-        self._loaded = load_target(config.target, config.device, DTYPES[config.dtype])
-        store = ArtifactStore(config.store)
-        registry = DrafterRegistry(store, self._loaded.fingerprint)
-        journal = DecisionJournal(store, self._loaded.fingerprint)
-        with contextlib.suppress(StoreError):
-            ensure_first_version(self._loaded, registry, journal, config.drafter)
+        self._store = store = ArtifactStore(config.store)
+        origin = load_target(config.target, config.device, DTYPES[config.dtype])
         self._lineup: Lineup[Drafter] = Lineup()
         self._arms = ArmsBoard(config.keys, self.id)
         self._load = LoadPublisher(
             connect_redis(config.redis_url), config.keys, self.id, lambda: self._engine.load(), self._state
         )
+        set_up_tracing("replica")
         rollups = RollupBoard(self.id)
+        self._meter = meter_of(rollups)
         self._rollups = RollupPublisher(connect_redis(config.redis_url), config.keys, rollups)
         self._engine: EngineThread[Engine] = EngineThread(
             self._build_engine,
             on_busy=self._load.wake,
             hang_after_s=config.hang_after_s,
-            meter=TrafficMeter(rollups),
+            meter=self._meter,
+            target=lambda: self._target.loaded.fingerprint,
         )
-        self._adapters = AdapterWatcher(
-            AdapterRegistry(store, self._loaded.fingerprint),
-            Path(config.cache_dir) / f"{self._loaded.fingerprint}-adapters",
-            self._engine,
+        room = TargetRoom(store, origin, Path(config.cache_dir))
+        self._target = ServedTarget(
+            room, self._engine, self._follow, self._forget_lineup, config.poll_interval_s
         )
-        self._watcher = WeightWatcher(
-            journal,
-            registry,
-            Path(config.cache_dir) / self._loaded.fingerprint,
-            self._load_drafter,
-            self._install,
-            _WakeupHint(config),
-            config.poll_interval_s,
-            then=self._adapters.follow,
-        )
+        with contextlib.suppress(StoreError):
+            following = self._target.following
+            ensure_first_version(self._target.loaded, following.registry, following.journal, config.drafter)
         self._counts = CountsBoard(config.keys, self.id)
         self._writer = RecordWriter(config.redis_url, config.keys, self.id, config.writer, self._publish)
         self._erasures = ErasureWatcher(store, self.forget_tenant, self._writer.forget)
         self._engine.start()
         self._erasures.start()
-        self._watcher.start()
         self._load.start()
         self._rollups.start()
-        if not self._watcher.ready.wait(FIRST_RESOLUTION_TIMEOUT_S):
-            reason = self._watcher.status()["journal_error"] or self._watcher.status()["unusable"]
+        try:
+            self._target.start()
+        except OnlineDraftError:
             self.close()
-            raise OnlineDraftError(f"no drafter version could be resolved: {reason}")
+            raise
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[StepOutput, None]:
         """One item per engine step; errors and cancellation as `EngineThread.generate`.
@@ -119,7 +109,7 @@ class Replica:
         A finished sequence is logged before its last item is given out, unless its client opted out.
         """
         transcript = Transcript(request)
-        async with contextlib.aclosing(self._engine.generate(request)) as steps:
+        async with contextlib.aclosing(self._engine.generate(self._switched(request))) as steps:
             async for output in steps:
                 transcript.add(output)
                 if output.finish_reason is not None:
@@ -129,22 +119,43 @@ class Replica:
     def connect(self) -> Channel:
         """A channel for one ingress, on the running event loop. What it finishes is logged."""
         return Channel(
-            lambda order, channel: self._engine.submit(order.request, channel),
+            lambda order, channel: self._engine.submit(self._switched(order.request), channel),
             self._engine.cancel,
             self._record,
             self.load,
         )
+
+    def _switched(self, request: GenerationRequest) -> GenerationRequest:
+        """The request as it is to be decoded while speculation is switched off, or not."""
+        return replace(request, speculate=False) if self._target.following.speculation_off else request
 
     def load(self) -> ReplicaLoad:
         """How busy the engine is, as of its last step."""
         running, waiting = self._engine.load()
         cache, config = self._current.cache_stats(), self.config.engine
         held = cache.blocks_held / max(1, cache.blocks)
-        return ReplicaLoad(running, waiting, config.max_sequences, config.max_queue, held)
+        target = self._target.loaded.fingerprint
+        return ReplicaLoad(running, waiting, config.max_sequences, config.max_queue, held, target)
 
     def forget_tenant(self, tenant: str) -> None:
         """Erase what the engine's n-gram memory holds of a tenant. Blocks for one step."""
         self._engine.call(lambda engine: engine.forget_tenant(tenant)).result()
+
+    def update_target(self, path: str, actor: str, reason: str, drain_s: float) -> dict[str, Any]:
+        """Decide that every replica takes the weights in `path`; the decision, or what is wrong. Blocks."""
+
+        def notify(decision: Decision) -> None:
+            client = connect_redis(self.config.redis_url)
+            try:
+                publish_wakeup(client, self.config.keys, decision)
+            finally:
+                client.close()
+
+        try:
+            return {"decision": asdict(self._target.room.publish(path, actor, reason, drain_s, notify))}
+        except OnlineDraftError as error:
+            field = error.field if isinstance(error, ConfigError) else None
+            return {"refused": str(error), "field": field, "kind": type(error).__name__}
 
     def status(self) -> dict[str, Any]:
         """Plain data for `/health` and the admin API."""
@@ -165,12 +176,13 @@ class Replica:
 
     def close(self) -> None:
         """Stop all threads; what is queued for Redis is written out. Idempotent."""
-        self._watcher.stop()
+        self._target.close()
         self._erasures.stop()
         self._engine.close()
         self._load.close()
         self._rollups.close()
         self._writer.close()
+        shut_down_tracing()
 
     def _state(self) -> dict[str, Any]:
         running, waiting = self._engine.load()
@@ -178,16 +190,15 @@ class Replica:
         return {
             "replica": self.id,
             "target": self.config.target,
-            "fingerprint": self._loaded.fingerprint,
             "device": self.config.device,
             "dtype": self.config.dtype,
             "kernel": self._current.kernel,
             "threads": self._current.threads,
             "running": running,
             "waiting": waiting,
+            "blocks_held": self._current.cache_stats().blocks_held,
             "engine_error": self._engine_error(),
-            **self._watcher.status(),
-            "adapters": self._adapters.status(),
+            **self._target.status(),
             "erasures": self._erasures.status(),
             "records": {
                 "produced": books.produced,
@@ -209,18 +220,21 @@ class Replica:
 
     def _build_engine(self) -> Engine:
         """Runs on the engine's thread, at start and after a failure."""
+        self._target.check()
         config, threads = self.config.engine, self.config.threads
         if threads is not None:
             torch.set_num_threads(threads)
             if config.threads is None:
                 config = replace(config, threads=threads)
-        engine = Engine(self._loaded, config)
+        engine = Engine(self._target.loaded, config)
         install_lineup(engine, self._lineup)
+        if isinstance(self._meter, TracingMeter):
+            engine.on_admission = self._meter.admitted
         self._current = engine
         return engine
 
     def _load_drafter(self, directory: Path) -> Drafter:
-        return load_drafter(directory, self._loaded.target, self._loaded.fingerprint)
+        return load_drafter(directory, self._target.loaded.target, self._target.loaded.fingerprint)
 
     def _install(self, lineup: Lineup[Drafter]) -> None:
         former = self._lineup
@@ -230,8 +244,25 @@ class Replica:
             self._lineup = lineup
             self._arms.begin(lineup.arms)
 
+        if self._engine.entered:  # while the target changes
+            swap(self._current)
+            return
         stage_lineup(self._current, lineup, former)
         self._engine.call(swap).result()
+
+    def _follow(self, fingerprint: str) -> Following:
+        return Following(
+            self.config,
+            self._store,
+            fingerprint,
+            self.config.redis_url,
+            self._engine,
+            self._load_drafter,
+            self._install,
+        )
+
+    def _forget_lineup(self) -> None:
+        self._lineup = Lineup()
 
     def _publish(self, pipeline: Any, everything: bool) -> None:
         self._counts.publish(pipeline, everything)
@@ -253,7 +284,7 @@ class Replica:
         sampling = request.sampling
         self._writer.put(
             Interaction(
-                target=self._loaded.fingerprint,
+                target=last.target or self._target.loaded.fingerprint,
                 tenant=request.tenant,
                 segment=request.segment,
                 prompt_ids=request.prompt_ids,
@@ -271,20 +302,3 @@ class Replica:
                 finished_at_ms=time.time_ns() // 1_000_000,
             )
         )
-
-
-class _WakeupHint:
-    """Waits for a decision's wake-up in Redis, or just waits while Redis is away."""
-
-    def __init__(self, config: ServiceConfig) -> None:
-        self._client = connect_redis(config.redis_url)
-        self._keys = config.keys
-        self._after = START
-
-    def __call__(self, seconds: float) -> None:
-        try:
-            after = wait_for_wakeup(self._client, self._keys, self._after, int(seconds * 1000))
-            self._after = after or self._after
-        except StoreError:
-            self._after = START
-            time.sleep(seconds)

@@ -79,6 +79,11 @@ class WeightWatcher(Generic[D]):
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
+    @property
+    def speculation_off(self) -> bool:
+        """Whether it was decided that nothing is drafted."""
+        return self._state.speculation_off
+
     def status(self) -> dict[str, Any]:
         """What runs, what was decided, and why they differ if they do."""
         resolution = self._resolution
@@ -93,16 +98,18 @@ class WeightWatcher(Generic[D]):
             "alarm": resolution.alarm if resolution else False,
             "journal_seq": self._state.seq,
             "journal_error": self._journal_error,
+            "speculation_off": self._state.speculation_off,
             "unusable": {version: reason for version, (reason, _) in list(self._bad.items())},
             "swaps": self._swaps,
         }
 
     def refresh(self) -> None:
         """Read the journal once and do what it says. Never raises for a bad artifact or journal."""
-        self._resolve()
+        self.resolve()
         self._then(self._state, self.running.version)
 
-    def _resolve(self) -> None:
+    def resolve(self) -> None:
+        """`refresh` without what is called after it."""
         try:
             self._state = fold(self._journal.read(after=self._state.seq), self._state)
         except (StoreError, JournalError) as error:

@@ -129,6 +129,39 @@ class ArtifactStore:
             for leftover in self._local(path).glob(".*"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
+    def add_file(self, source: Path, path: str) -> None:
+        """Copy a file of this machine in, piece by piece, durably and at once. Replaces."""
+        with self._errors("copy in", path):
+            if self._fs is not None:
+                self._make_parent(path)
+                self._fs.put_file(str(source), self._url(path))
+                return
+            final = self._local(path)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
+            try:
+                shutil.copyfile(source, temporary)
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, final)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_directory(final.parent)
+
+    def local_directory(self, path: str, cache: Path) -> Path:
+        """A directory of the store as one of this machine: itself on POSIX, else a copy of its files in
+        `cache`, which is kept."""
+        if self._fs is None:
+            return self._local(path)
+        with self._errors("fetch", path):
+            cache.mkdir(parents=True, exist_ok=True)
+            for name in self.list(path):
+                if not (cache / name).is_file():
+                    temporary = cache / f".{name}.{uuid.uuid4().hex}"
+                    self._fs.get_file(self._url(f"{path}/{name}"), str(temporary))
+                    os.replace(temporary, cache / name)
+        return cache
+
     def put_dir(self, files: Mapping[str, bytes], path: str, last: str) -> bool:
         """Publish `files` (name -> contents) as the new directory `path`; False when it exists.
 

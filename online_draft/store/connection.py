@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,7 +22,7 @@ def connect_redis(url: str, timeout_s: float = 2.0) -> redis.Redis:
 
     A command is sent at most once: a retry after an unknown outcome is the caller's decision. No
     reply within `timeout_s` is `redis.TimeoutError`, so blocking reads must block for less.
-    ConfigError for another scheme.
+    ConfigError for another scheme. No name of a library is sent, which a role may not do.
     """
     _check_scheme(url)
     return redis.Redis.from_url(
@@ -29,6 +30,7 @@ def connect_redis(url: str, timeout_s: float = 2.0) -> redis.Redis:
         protocol=3,
         legacy_responses=False,
         decode_responses=False,
+        driver_info=None,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
@@ -43,6 +45,7 @@ def connect_async_redis(url: str, timeout_s: float = 2.0) -> redis.asyncio.Redis
         protocol=3,
         legacy_responses=False,
         decode_responses=False,
+        driver_info=None,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=AsyncRetry(NoBackoff(), 0),
@@ -51,7 +54,12 @@ def connect_async_redis(url: str, timeout_s: float = 2.0) -> redis.asyncio.Redis
 
 def _check_scheme(url: str) -> None:
     if not url.startswith(REDIS_SCHEMES):
-        raise ConfigError("redis_url", f"{url!r} is not one of {', '.join(REDIS_SCHEMES)}")
+        raise ConfigError("redis_url", f"{without_password(url)!r} is not one of {', '.join(REDIS_SCHEMES)}")
+
+
+def without_password(url: str) -> str:
+    """A URL fit to be shown."""
+    return re.sub(r"(//[^/@:]*):[^@]*@", r"\1:********@", url)
 
 
 @contextmanager

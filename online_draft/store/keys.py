@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RedisKeys:
-    """Names under one `prefix`, so that several systems can share a server.
+    """Names under one `prefix`, so that several systems can share a server. A `realm` keeps what belongs to
+    one model of a system apart from the others'; limits, streams and ingresses are of all.
 
     key            type    holds
     records        stream  one entry per served interaction: fields `w` writer, `s` sequence, `d` record (of
@@ -34,6 +35,7 @@ class RedisKeys:
     """
 
     prefix: str = "od"
+    realm: str = ""
 
     learner_group: str = "learner"
     decisions_maxlen: int = 256
@@ -48,61 +50,61 @@ class RedisKeys:
     @property
     def records(self) -> str:
         """Stream of served interactions."""
-        return f"{self.prefix}:records"
+        return f"{self._own}:records"
 
     @property
     def decisions(self) -> str:
         """Stream of wake-ups after journal entries."""
-        return f"{self.prefix}:decisions"
+        return f"{self._own}:decisions"
 
     @property
     def load(self) -> str:
         """Hash of the replicas' load."""
-        return f"{self.prefix}:load"
+        return f"{self._own}:load"
 
     @property
     def busy(self) -> str:
         """Channel of replicas that are busy."""
-        return f"{self.prefix}:busy"
+        return f"{self._own}:busy"
 
     @property
     def books(self) -> str:
         """Hash of the record writers' books."""
-        return f"{self.prefix}:books"
+        return f"{self._own}:books"
 
     @property
     def counts(self) -> str:
         """Hash of speculation counts."""
-        return f"{self.prefix}:counts"
+        return f"{self._own}:counts"
 
     def arms(self, name: str) -> str:
         """Hash of the counts of one canary or watch."""
-        return f"{self.prefix}:arms:{name}"
+        return f"{self._own}:arms:{name}"
 
     def rollup(self, seconds: int, start_s: int) -> str:
         """What all replicas counted in one bucket of a resolution."""
-        return f"{self.prefix}:rollup:{seconds}:{start_s}"
+        return f"{self._own}:rollup:{seconds}:{start_s}"
 
     @property
     def rollup_epoch(self) -> str:
         """Which memory the roll-ups are of."""
-        return f"{self.prefix}:rollup-epoch"
+        return f"{self._own}:rollup-epoch"
 
     def drift_samples(self, target: str, segment: str) -> str:
         """Stream of replayed records of a target's segment."""
-        return f"{self.prefix}:drift:{target}:{segment}"
+        return f"{self._own}:drift:{target}:{segment}"
 
     def drift_segments(self, target: str) -> str:
         """Which segments of a target have drift samples."""
-        return f"{self.prefix}:drift-segments:{target}"
+        return f"{self._own}:drift-segments:{target}"
 
     def drift_states(self, target: str) -> str:
         """Alarm and verdict of each segment of a target."""
-        return f"{self.prefix}:drift-states:{target}"
+        return f"{self._own}:drift-states:{target}"
 
     def status(self, name: str) -> str:
         """Cached status of one actor (`learner`, `control`, a replica id)."""
-        return f"{self.prefix}:status:{name}"
+        return f"{self._own}:status:{name}"
 
     def limit(self, name: str) -> str:
         """One rate limit's bucket."""
@@ -121,3 +123,12 @@ class RedisKeys:
     def ingresses(self) -> str:
         """The ingresses that share the limits."""
         return f"{self.prefix}:ingresses"
+
+    @property
+    def _own(self) -> str:
+        return f"{self.prefix}:realm:{self.realm}" if self.realm else self.prefix
+
+
+def of_realm(name: str, realm: str) -> str:
+    """The name of something that every realm has: an actor, a deployment."""
+    return f"{name}-{realm}" if realm else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import redis
 
@@ -21,15 +21,21 @@ class Lookout:
     """Not thread-safe, but for the answers of what `begin` gives. Blocks on Redis only."""
 
     def __init__(
-        self, redis_url: str, client: redis.Redis, keys: RedisKeys, config: LearnerConfig, cuda: bool
+        self,
+        redis_url: str,
+        client: redis.Redis,
+        keys: RedisKeys,
+        config: LearnerConfig,
+        cuda: bool,
+        others: Sequence[RedisKeys] = (),
     ) -> None:
-        self._bell = BusyBell(redis_url, keys)
+        self._bell = BusyBell(redis_url, keys, others)
         self._floor = FloorShare(config.pace.floor_share)
         self._clock = time.monotonic if cuda else time.thread_time
         self._on_floor_since: float | None = None
         self._idleness: Idleness | AlwaysIdle = AlwaysIdle()
         if config.mode == "idle":
-            self._idleness = Idleness(client, keys, config.pace.idle_ms, self._bell.take)
+            self._idleness = Idleness(client, keys, config.pace.idle_ms, self._bell.take, others=others)
             self._bell.start()
 
     @property

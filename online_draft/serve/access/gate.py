@@ -45,10 +45,19 @@ class Gate:
         key = self.keyring.find(secret)
         return key.name if key is not None and key.admin else None
 
+    def admins(self) -> dict[str, str]:
+        """The names of the admins in the keys, by the digests of their secrets."""
+        self.keyring.refresh()
+        return {key.digest: key.name for key in self.keyring.keys if key.admin}
+
     def identify(self, path: str, authorization: str | None) -> ApiKey:
         """Whose request this is. AccessError 401."""
         secret = bearer(authorization)
-        if path.startswith("/admin/") or (path in OPEN_PATHS and not self._protects(path)):
+        if (
+            path == "/admin"
+            or path.startswith("/admin/")
+            or (path in OPEN_PATHS and not self._protects(path))
+        ):
             return ANYONE
         if self._protects(path):
             if secret is None or not self.is_admin(secret):

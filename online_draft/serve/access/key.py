@@ -26,7 +26,8 @@ class ApiKey:
 
     Requests belong to `tenant` (by default the key's own name): it bounds what prefix cache, n-gram memory
     and replay share. A lower `priority` comes first. Limits are None for unlimited. Without `learn` no record
-    is kept of what was asked and answered. An `admin` key opens `/admin` too.
+    is kept of what was asked and answered. An `admin` key opens `/admin` too. `models` are the names of those
+    that it may use, None for all.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ApiKey:
     max_streams: int | None = None
     learn: bool = True
     admin: bool = False
+    models: tuple[str, ...] | None = None
     created: str = ""
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ class ApiKey:
                 )
         if not _DIGEST.fullmatch(self.digest):
             raise ConfigError(where, f"digest of key {self.name}: must be a SHA-256 in 64 hex digits")
+        if self.models is not None and not all(self.models):
+            raise ConfigError(where, f"models of key {self.name}: names of models, or absent for all")
         for name in _LIMITS:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -116,15 +120,21 @@ def check_distinct(keys: tuple[ApiKey, ...], where: str) -> None:
 def _checked(entry: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """The entry's fields with the right types."""
     known = {field.name: field.type for field in fields(ApiKey)}
-    for name, value in entry.items():
+    checked = dict(entry)
+    if isinstance(names := entry.get("models"), list) and all(isinstance(name, str) for name in names):
+        checked["models"] = tuple(names)
+    for name, value in checked.items():
         if name not in known:
             raise ConfigError(where, f"a key has no field {name!r}; known: {', '.join(known)}")
         kind = str(known[name])
-        wanted: type = {"s": str, "i": int, "b": bool}[kind[0]]
+        wanted: type = {"s": str, "i": int, "b": bool, "t": tuple}[kind[0]]
         optional = "None" in kind and value is None
         if not optional and (not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))):
-            raise ConfigError(where, f"{name}: must be {kind.replace(' | None', ' or null')}, got {value!r}")
+            raise ConfigError(where, f"{name}: must be {_SHOWN.get(kind, kind)}, got {value!r}")
     for name in ("name", "digest"):
         if name not in entry:
             raise ConfigError(where, f"a key needs the field {name}")
-    return dict(entry)
+    return checked
+
+
+_SHOWN = {"int | None": "int or null", "tuple[str, ...] | None": "a list of names, or null"}

@@ -177,7 +177,7 @@ class _Call:
             about["tenant"], about["key"] = ticket.key.tenant, ticket.key.name
         if ticket is not None and ticket.job is not None:
             job = ticket.job
-            about["id"] = job.id
+            about["id"], about["model"] = job.id, job.body.model
             about["prompt_tokens"], about["completion_tokens"] = ticket.tokens
             versions = sorted({choice.drafter_version for choice in job.choices if choice.drafter_version})
             about["drafter_version"] = ",".join(versions) or None

@@ -48,7 +48,9 @@ class Ticket:
         """Whom the call is planned for."""
         if self.key is ANYONE:
             return Caller()
-        return Caller(self.key.tenant, self.key.priority, self.key.learn, may_hurry=False)
+        key = self.key
+        models = None if key.models is None else frozenset(key.models)
+        return Caller(key.tenant, key.priority, key.learn, may_hurry=False, models=models)
 
     @property
     def headers(self) -> dict[str, str]:

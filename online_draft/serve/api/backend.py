@@ -1,4 +1,4 @@
-"""The seam between the API and whatever generates: three methods, so that a test fakes it with functions."""
+"""The seam between the API and whatever generates: four methods, so that a test fakes it with functions."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ class Backend(Protocol):
 
     async def complete(self, request: GenerationRequest) -> list[StepOutput]:
         """All that `generate` would have yielded, at once and cheaper. Cancelling it cancels the sequence."""
+        ...
+
+    async def update_target(self, path: str, actor: str, reason: str, drain_s: float) -> dict[str, Any]:
+        """Have replicas take the weights in `path`: `decision`, or why not (`refused`, `field`, `kind`)."""
         ...
 
     async def status(self) -> dict[str, Any]:

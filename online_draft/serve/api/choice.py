@@ -29,6 +29,8 @@ class Choice:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     step_lengths: list[int] = field(default_factory=list)
+    drafts: list[tuple[int, int]] = field(default_factory=list)
+    """Nodes drafted and accepted, of each step that had a draft."""
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     finish_reason: FinishReason | None = None
@@ -47,6 +49,8 @@ class Choice:
         self.token_ids += output.token_ids
         if output.token_ids:
             self.step_lengths.append(len(output.token_ids))
+        if output.draft is not None:
+            self.drafts.append(output.draft)
         self.logprobs += output.logprobs or ()
         self.prompt_logprobs = output.prompt_logprobs or self.prompt_logprobs
         self.finish_reason = output.finish_reason
@@ -86,13 +90,14 @@ def speculation_metrics(choices: Sequence[Choice], seed: int) -> dict[str, Any]:
     """`metrics.speculative_decoding`: vLLM's totals over all choices, and ours of each.
 
     A step counts here when it had something to verify; entry j of the histogram counts those in which j
-    drafted tokens were accepted.
+    drafted tokens were accepted. Lists by step are of a single choice, else null, as in vLLM.
     """
     total = SpeculationCounts()
     for choice in choices:
         total.add(choice.counts)
     reached = [total.tried[0] if total.tried else 0, *total.accepted]
     steps, accepted = reached[0], total.accepted_tokens
+    drafts = choices[0].drafts if len(choices) == 1 else None
     return {
         "speculative_decoding": {
             "mean_acceptance_length": 1 + accepted / max(1, steps),
@@ -104,6 +109,8 @@ def speculation_metrics(choices: Sequence[Choice], seed: int) -> dict[str, Any]:
             "num_accepted_draft_tokens": accepted,
             "num_draft_tokens": total.drafted,
             "num_spec_tokens": len(total.tried),
+            "per_step_drafted": [drafted for drafted, _ in drafts] if drafts is not None else None,
+            "per_step_accepted": [accepted for _, accepted in drafts] if drafts is not None else None,
             "seed": seed,
             "choices": [choice.speculation(index) for index, choice in enumerate(choices)],
         }

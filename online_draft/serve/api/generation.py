@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -14,12 +14,11 @@ from fastapi.responses import JSONResponse, Response
 
 from online_draft.serve.access.ticket import admit
 from online_draft.serve.api.answers import envelope, full_answer, role_chunks, step_chunk, usage_chunk
-from online_draft.serve.api.backend import Backend
 from online_draft.serve.api.bodies import parse_body, read_body
 from online_draft.serve.api.errors import as_api_error
-from online_draft.serve.api.jobs import ANYONE, Caller, Job, Labels, plan_chat, plan_completion
+from online_draft.serve.api.jobs import Caller, Job, Labels, caller_of, plan_chat, plan_completion
 from online_draft.serve.api.metrics import ApiMetrics
-from online_draft.serve.api.model import Model
+from online_draft.serve.api.model import Catalogue, Served
 from online_draft.serve.api.openapi import errors, streams, takes
 from online_draft.serve.api.prompts import PromptEncoder
 from online_draft.serve.api.replies import ChatChunk, ChatCompletion, Completion, CompletionChunk
@@ -34,6 +33,7 @@ from online_draft.serve.api.streams import (
     unless_gone,
 )
 from online_draft.serve.api.unsupported import ignored, refuse_unsupported
+from online_draft.serve.tracing.generation import begin_generation, end_generation
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,7 @@ Plan = Callable[[B, PromptEncoder, Labels, Caller], Job]
 class Generation:
     """What the routes work with."""
 
-    backend: Backend
-    encoder: PromptEncoder
-    model: Model
+    models: Catalogue
     metrics: ApiMetrics
 
     def router(self) -> APIRouter:
@@ -79,48 +77,54 @@ class Generation:
 
     async def _answer(self, request: Request, schema: type[B], plan: Plan[B]) -> Response:
         raw = await read_body(request)
-        caller = getattr(request.state, "caller", ANYONE)
+        caller = caller_of(request.scope)
         labels = Labels(request.headers.get("x-segment"), request.headers.get("x-session-id"))
 
-        def check() -> Job:
+        def check() -> tuple[Served, Job]:
             body = parse_body(raw, schema)
-            self.model.check(body.model)
+            served = self.models.find(body.model, caller)
             refuse_unsupported(body.model_extra or {})
             body.check()
-            return plan(body, self.encoder, labels, caller)
+            return served, plan(body, served.encoder, labels, caller)
 
-        job = check() if len(raw) <= INLINE_BODY_BYTES else await asyncio.to_thread(check)
+        served, job = check() if len(raw) <= INLINE_BODY_BYTES else await asyncio.to_thread(check)
         await admit(request.scope, job)
+        span = begin_generation(job, served.model.name)
+        job = job if span is None else replace(job, span=span)
         unknown = ", ".join(ignored(job.body.model_extra or {}))
         headers = {IGNORED_HEADER: unknown} if unknown else {}
         if unknown:
             logger.warning(
                 "request %s (%s): ignored parameters %s", request.state.request_id, job.id, unknown
             )
-        head = envelope(job, self.model.name, self.model.fingerprint, chunk=job.streams)
+        model = served.model
+        head = envelope(job, job.body.model or model.name, model.fingerprint, chunk=job.streams)
         if job.streams:
-            return await unless_gone(request.receive, self._stream(job, head, headers)) or _client_gone()
-        if await unless_gone(request.receive, self._finish(job)) is None:
+            stream = self._stream(served, job, head, headers)
+            return await unless_gone(request.receive, stream) or _client_gone()
+        if await unless_gone(request.receive, self._finish(served, job)) is None:
             return _client_gone()
         return JSONResponse(full_answer(job, head), headers=headers)
 
-    async def _finish(self, job: Job) -> bool:
+    async def _finish(self, served: Served, job: Job) -> bool:
         begun = time.perf_counter()
         try:
-            await complete_choices(self.backend, job.choices)
+            await complete_choices(served.backend, job.choices)
         finally:
-            self._count(job, begun, None)
+            self._count(served, job, begun, None)
         return True
 
-    async def _stream(self, job: Job, head: dict[str, Any], headers: dict[str, str]) -> Response:
+    async def _stream(
+        self, served: Served, job: Job, head: dict[str, Any], headers: dict[str, str]
+    ) -> Response:
         """Await the first step, so that what fails early has a proper status; then stream."""
         begun = time.perf_counter()
-        steps = run_choices(self.backend, job.choices)
+        steps = run_choices(served.backend, job.choices)
         try:
             first = await anext(steps)
         except BaseException:
             await close(steps)
-            self._count(job, begun, None)
+            self._count(served, job, begun, None)
             raise
         first_after = time.perf_counter() - begun
 
@@ -142,13 +146,15 @@ class Generation:
                 yield event(as_api_error(error).body())
             finally:
                 await close(steps)
-                self._count(job, begun, first_after)
+                self._count(served, job, begun, first_after)
             yield DONE
 
         return EventStream(events(), steps, headers)
 
-    def _count(self, job: Job, begun: float, first_after: float | None) -> None:
-        self.metrics.generated(job.choices, job.prompt_tokens, time.perf_counter() - begun, first_after)
+    def _count(self, served: Served, job: Job, begun: float, first_after: float | None) -> None:
+        seconds = time.perf_counter() - begun
+        self.metrics.generated(served.model.name, job.choices, job.prompt_tokens, seconds, first_after)
+        end_generation(job.span, job, first_after)
 
 
 def _client_gone() -> Response:

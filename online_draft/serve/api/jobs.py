@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,17 @@ COMPLETION_MAX_TOKENS = 16
 @dataclass(frozen=True, slots=True)
 class Caller:
     """For whom a call is made. The body's `priority` is added to theirs, but may not make them more urgent
-    (lower) unless `may_hurry`; `learn` is consent."""
+    (lower) unless `may_hurry`; `learn` is consent. `models` are those that they may use; None: all."""
 
     tenant: str = DEFAULT_TENANT
     priority: int = 0
     learn: bool = True
     may_hurry: bool = True
+    models: frozenset[str] | None = None
+
+    def may_use(self, names: Iterable[str]) -> bool:
+        """Whether a model of these names is for them."""
+        return self.models is None or not self.models.isdisjoint(names)
 
     def priority_of(self, asked: int | None) -> int:
         """The priority of a call whose body asks for one."""
@@ -34,6 +40,12 @@ class Caller:
 
 
 ANYONE = Caller()
+
+
+def caller_of(scope: Mapping[str, Any]) -> Caller:
+    """Whose request an ASGI scope is of, anybody's where nothing asks for keys."""
+    caller: Caller = scope.get("state", {}).get("caller", ANYONE)
+    return caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,8 @@ class Job:
     choices: list[Choice]
     is_chat: bool
     shapes: LogprobShapes
+    span: Any = None
+    """Its span, where it is traced."""
 
     @property
     def streams(self) -> bool:

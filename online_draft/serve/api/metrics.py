@@ -41,20 +41,20 @@ class ApiMetrics:
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._choices = Counter(
-            "online_draft_choices", "sequences ended, by finish reason or 'cancelled'", ("finish_reason",),
-            registry=registry,
+            "online_draft_choices", "sequences ended, by finish reason or 'cancelled'",
+            ("model", "finish_reason"), registry=registry,
         )  # fmt: skip
         self._tokens = Counter(
             "online_draft_tokens", "tokens of prompts and answers; drafted and accepted ones of drafts",
-            ("kind",), registry=registry,
+            ("model", "kind"), registry=registry,
         )  # fmt: skip
         self._first = Histogram(
             "online_draft_time_to_first_token_seconds", "of streams: until the first token is there",
-            buckets=_SECONDS, registry=registry,
+            ("model",), buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._each = Histogram(
             "online_draft_time_per_output_token_seconds", "of streams: time over tokens after the first step",
-            buckets=_TOKEN_SECONDS, registry=registry,
+            ("model",), buckets=_TOKEN_SECONDS, registry=registry,
         )  # fmt: skip
 
     def answered(self, scope: Scope, status: int, seconds: float) -> None:
@@ -65,20 +65,25 @@ class ApiMetrics:
         self._seconds.labels(route).observe(seconds)
 
     def generated(
-        self, choices: Iterable[Choice], prompt_tokens: int, seconds: float, first_after: float | None
+        self,
+        model: str,
+        choices: Iterable[Choice],
+        prompt_tokens: int,
+        seconds: float,
+        first_after: float | None,
     ) -> None:
         """Count a job, finished or not. `first_after` is when a stream had its first tokens, else None."""
-        self._tokens.labels("prompt").inc(prompt_tokens)
+        self._tokens.labels(model, "prompt").inc(prompt_tokens)
         for choice in choices:
-            self._choices.labels(choice.finish_reason or "cancelled").inc()
-            self._tokens.labels("completion").inc(len(choice.token_ids))
-            self._tokens.labels("drafted").inc(choice.counts.drafted)
-            self._tokens.labels("accepted").inc(choice.counts.accepted_tokens)
+            self._choices.labels(model, choice.finish_reason or "cancelled").inc()
+            self._tokens.labels(model, "completion").inc(len(choice.token_ids))
+            self._tokens.labels(model, "drafted").inc(choice.counts.drafted)
+            self._tokens.labels(model, "accepted").inc(choice.counts.accepted_tokens)
             later = len(choice.token_ids) - (choice.step_lengths[0] if choice.step_lengths else 0)
             if first_after is not None and later > 0:
-                self._each.observe((seconds - first_after) / later)
+                self._each.labels(model).observe((seconds - first_after) / later)
         if first_after is not None:
-            self._first.observe(first_after)
+            self._first.labels(model).observe(first_after)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -66,16 +66,29 @@ def install_document(app: FastAPI, schemas: Iterable[type[BaseModel]]) -> None:
             components.update(extra.get("$defs", {}))
             for name in ("HTTPValidationError", "ValidationError"):
                 components.pop(name, None)
-            for path in made["paths"].values():
+            for name, path in made["paths"].items():
                 for operation in path.values():
                     if operation["responses"].pop("422", None):
-                        operation["responses"].setdefault("400", _bad_request())
+                        operation["responses"].setdefault("400", _failure(400))
+                    if name.startswith("/admin/api/"):
+                        operation.setdefault("parameters", []).append(_MODEL)
+                        operation["responses"].setdefault("404", _failure(404))
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _bad_request() -> dict[str, Any]:
+_MODEL = {
+    "name": "model",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "of which model; default: the first",
+}
+"""What `serve.admin.choice` looks at."""
+
+
+def _failure(status: int) -> dict[str, Any]:
     schema = {"$ref": _REFERENCE.format(model=ErrorReply.__name__)}
-    return {"description": _ERRORS[400], "content": {"application/json": {"schema": schema}}}
+    return {"description": _ERRORS[status], "content": {"application/json": {"schema": schema}}}

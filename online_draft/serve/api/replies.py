@@ -70,6 +70,8 @@ class Speculation(Reply):
     num_accepted_draft_tokens: int
     num_draft_tokens: int
     num_spec_tokens: int
+    per_step_drafted: list[int] | None
+    per_step_accepted: list[int] | None
     seed: int
     choices: list[ChoiceSpeculation]
 
@@ -240,7 +242,7 @@ class CompletionChunk(Reply):
 
 
 class ModelCard(Reply):
-    """A model of this endpoint, as OpenAI and vLLM describe it."""
+    """A model under one of its names, as OpenAI and vLLM describe it. `root` is its own name."""
 
     id: str
     object: Literal["model"]
@@ -249,6 +251,8 @@ class ModelCard(Reply):
     root: str
     parent: None
     max_model_len: int
+    aliases: list[str]
+    fingerprint: str
 
 
 class ModelList(Reply):

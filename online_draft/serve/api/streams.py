@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from online_draft.core import StepOutput
+from online_draft.core import TARGET_UPDATED, StepOutput
 from online_draft.serve.api.backend import Backend
 from online_draft.serve.api.choice import Choice
 from online_draft.serve.api.errors import ApiError
@@ -55,9 +55,11 @@ async def run_choices(backend: Backend, choices: list[Choice]) -> AsyncIterator[
 
 
 def _take(choice: Choice, output: StepOutput) -> StepOutput:
-    """Add a step to its choice. A sequence that its own deadline ended is an answer, cut short."""
-    late = output.finish_reason == "abort" and choice.request.deadline_s is not None
-    if output.finish_reason in ("error", "abort") and not late:
+    """Add a step to its choice. A sequence that its own deadline, or an update of the target, ended is an
+    answer, cut short."""
+    meant = choice.request.deadline_s is not None or output.error == TARGET_UPDATED
+    cut = output.finish_reason == "abort" and meant
+    if output.finish_reason in ("error", "abort") and not cut:
         raise ApiError(500, output.error or "generation was aborted", code="generation_failed")
     return choice.take(output)
 

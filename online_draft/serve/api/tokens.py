@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field, StrictBool, StrictStr, model_validator
 from online_draft.errors import RequestError
 from online_draft.serve.api.bodies import parse_body, read_body
 from online_draft.serve.api.fields import Text, Token
+from online_draft.serve.api.jobs import caller_of
 from online_draft.serve.api.messages import ChatTemplateOptions, Message
-from online_draft.serve.api.model import Model
+from online_draft.serve.api.model import Catalogue
 from online_draft.serve.api.openapi import errors, takes
 from online_draft.serve.api.prompts import PromptEncoder
 from online_draft.serve.api.replies import DetokenizeReply, TokenizeReply
@@ -43,7 +44,7 @@ class DetokenizeBody(BaseModel):
     tokens: list[Token]
 
 
-def build_token_router(encoder: PromptEncoder, model: Model) -> APIRouter:
+def build_token_router(models: Catalogue) -> APIRouter:
     """Both routes. They work in a thread, so that a long text holds nobody up."""
     router = APIRouter(tags=["tokens"])
     failures = errors(400, 401, 403, 404, 413, 429)
@@ -53,7 +54,7 @@ def build_token_router(encoder: PromptEncoder, model: Model) -> APIRouter:
     )
     async def tokenize(request: Request) -> Response:
         body = parse_body(await read_body(request), TokenizeBody)
-        model.check(body.model)
+        encoder = models.find(body.model, caller_of(request.scope)).encoder
         return JSONResponse(await asyncio.to_thread(_tokenize, body, encoder))
 
     @router.post(
@@ -63,7 +64,7 @@ def build_token_router(encoder: PromptEncoder, model: Model) -> APIRouter:
     )
     async def detokenize(request: Request) -> Response:
         body = parse_body(await read_body(request), DetokenizeBody)
-        model.check(body.model)
+        encoder = models.find(body.model, caller_of(request.scope)).encoder
         return JSONResponse({"prompt": await asyncio.to_thread(_detokenize, body, encoder)})
 
     return router

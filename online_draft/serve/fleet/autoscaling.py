@@ -27,19 +27,26 @@ def replica_autoscaling(scaling: ScalingConfig, replicas: int) -> AutoscalingCon
     """For the replicas' deployment; None where their number is fixed."""
     if scaling.max_replicas is None or scaling.max_replicas <= replicas:
         return None
-    policy = cast(Any, AutoscalingPolicy)(policy_function=f"{__name__}:pressure_policy")
     target = scaling.target_pressure
     return _autoscaling(
-        scaling, replicas, scaling.max_replicas, target_ongoing_requests=target, policy=policy
+        scaling, replicas, scaling.max_replicas, target_ongoing_requests=target, policy=_by_pressure()
     )
 
 
-def ingress_autoscaling(scaling: ScalingConfig) -> AutoscalingConfig | None:
-    """For the ingresses' deployment; None where their number is fixed."""
+def ingress_autoscaling(scaling: ScalingConfig, listening: bool = False) -> AutoscalingConfig | None:
+    """For the ingresses' deployment; None where their number is fixed. `listening` ingresses count their
+    requests themselves, as their pressure: Ray Serve doesn't see them."""
     if scaling.max_ingresses is None or scaling.max_ingresses <= scaling.ingresses:
         return None
     target = float(scaling.streams_per_ingress)
-    return _autoscaling(scaling, scaling.ingresses, scaling.max_ingresses, target_ongoing_requests=target)
+    more = {"policy": _by_pressure()} if listening else {}
+    return _autoscaling(
+        scaling, scaling.ingresses, scaling.max_ingresses, target_ongoing_requests=target, **more
+    )
+
+
+def _by_pressure() -> Any:
+    return cast(Any, AutoscalingPolicy)(policy_function=f"{__name__}:pressure_policy")
 
 
 def _autoscaling(scaling: ScalingConfig, least: int, most: int, **more: Any) -> AutoscalingConfig:

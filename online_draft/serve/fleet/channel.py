@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 
 from online_draft.core import StepOutput
 from online_draft.errors import OnlineDraftError
@@ -16,6 +17,9 @@ WINDOW = 64
 """Messages that may be on their way unread; beyond it outputs are collected into fewer, larger ones."""
 STALLED_S = 0.05
 """How long such a message waits, at most."""
+SPACING_S = 0.005
+"""Steps that come faster share messages, each of which costs more than what is in it. A request's first and
+last output wait for nothing."""
 LAZY_S = 0.25
 """How long outputs that nobody reads along may wait for company."""
 MESSAGES = 5_000
@@ -50,6 +54,8 @@ class Channel:
         self._items: list[StepOutput | Refusal] = []
         self._ready = asyncio.Event()
         self._sent = self._read = 0
+        self._sent_at = -SPACING_S
+        self._urgent = asyncio.Event()
         self._heard = clock()
         self.closed = False
         self._look_at_lease()
@@ -83,6 +89,8 @@ class Channel:
         if transcript is None:
             return
         live = request_id in self._live
+        if live and (isinstance(item, Exception) or item.finish_reason is not None or transcript.begins):
+            self._urgent.set()
         if not live and not self._items:
             self.loop.call_later(LAZY_S, self._ready.set)
         if isinstance(item, Exception):
@@ -107,6 +115,7 @@ class Channel:
                 await self._ready.wait()
                 if self._sent - self._read >= WINDOW:
                     await self._reader()
+                await self._space()
                 self._ready.clear()
                 if self._items:
                     sent += 1
@@ -120,6 +129,7 @@ class Channel:
         """Cancel what still runs. Idempotent."""
         self.closed = True
         self._ready.set()
+        self._urgent.set()
         for name in list(self._running):
             self._drop(name)
             self._stop(name, self)
@@ -127,6 +137,8 @@ class Channel:
     def _message(self, last: bool = False) -> Downlink:
         items, self._items = tuple(self._items), []
         self._sent += 1
+        self._sent_at = self._clock()
+        self._urgent.clear()
         return Downlink(items, self._load(), last)
 
     def _drop(self, name: str) -> Transcript | None:
@@ -138,6 +150,13 @@ class Channel:
             self.close()
         if not self.closed:
             self.loop.call_later(LEASE_S / 4, self._look_at_lease)
+
+    async def _space(self) -> None:
+        """Until the last message is `SPACING_S` ago, or something is urgent."""
+        left = self._sent_at + SPACING_S - self._clock()
+        if left > 0 and not self.closed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), left)
 
     async def _reader(self) -> None:
         """The ingress is behind: until it has read, or for a moment."""

@@ -37,13 +37,14 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
     """Requests that run and that wait, of how many that may do either; `kv` is the share of KV blocks in
-    use, from 0 to 1."""
+    use, from 0 to 1, `target` the fingerprint that it serves."""
 
     running: int = 0
     waiting: int = 0
     slots: int = 1
     queue: int = 0
     kv: float = 0.0
+    target: str = ""
 
     @property
     def pressure(self) -> float:

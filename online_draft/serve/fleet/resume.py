@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
-from online_draft.core import GenerationRequest, SpeculationCounts, StepOutput
+from online_draft.core import TARGET_UPDATED, GenerationRequest, SpeculationCounts, StepOutput
 from online_draft.errors import CapacityError
 from online_draft.serve.engine_thread import EngineDead
 from online_draft.serve.fleet.fleet import Fleet
@@ -35,6 +35,8 @@ class Progress:
         self._lengths: list[int] = []
         self._lost = SpeculationCounts()
         self._has_prompt_logprobs = False
+        self.target = ""
+        """Whose answer this is, once it has begun."""
         self.accepted = False
         """Whether a replica had it already: from then on it must be finished."""
 
@@ -71,6 +73,11 @@ class Progress:
         counts.add(output.counts)
         return replace(output, counts=counts, by_version=())
 
+    def check(self, target: str) -> None:
+        """ReplicaLost when a replica with this target can't go on, since the answer was begun by another."""
+        if self.target and target and target != self.target:
+            raise ReplicaLost(TARGET_UPDATED)
+
     def interrupted(self) -> None:
         """The replica's own counts are gone: count what its steps showed, each draft as if none was wrong."""
         self.accepted = True
@@ -105,6 +112,7 @@ async def run(fleet: Fleet, request: GenerationRequest, live: bool) -> AsyncGene
             yield late
             return
         link = await fleet.pick(request, avoid, must=progress.accepted)
+        progress.check(link.load.target)
         order = progress.order(live)
         name = order.request.request_id
         try:
@@ -117,6 +125,8 @@ async def run(fleet: Fleet, request: GenerationRequest, live: bool) -> AsyncGene
                     failures += 1
                     logger.warning("request %s goes on elsewhere: %s", request.request_id, item.error)
                     break
+                if item.token_ids:
+                    progress.target = progress.target or link.load.target
                 yield progress.take(item)
                 if item.finish_reason is not None:
                     return

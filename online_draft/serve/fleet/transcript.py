@@ -18,6 +18,11 @@ class Transcript:
         self.tokens = list(request.emitted)
         self.lengths = list(lengths)
 
+    @property
+    def begins(self) -> bool:
+        """Whether this replica has given nothing yet."""
+        return len(self.tokens) == len(self.request.emitted)
+
     def add(self, output: StepOutput) -> None:
         """Add a step."""
         if output.token_ids:

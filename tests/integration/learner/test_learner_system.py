@@ -21,6 +21,7 @@ from online_draft.settings import load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+Until = Callable[..., None]
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
@@ -86,21 +87,18 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             "control": {"ping_every_s": 1.0, "canary_max_s": 2.0, "watch_min_s": 1.0, "watch_s": 5.0},
         }
     )
-    with ChildSystem(settings) as run:
-        running = System(run)
-        yield running
-        running.admin.close()
-        running.http.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS", raising=False)  # the learner's is the service's business
+        with ChildSystem(settings) as run:
+            running = System(run)
+            yield running
+            running.admin.close()
+            running.http.close()
 
 
-def until(condition: Callable[[], object], seconds: float, what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.1)
-
-
-def test_traffic_makes_a_better_drafter_that_serves_without_changing_an_output(system: System) -> None:
+def test_traffic_makes_a_better_drafter_that_serves_without_changing_an_output(
+    system: System, until: Until
+) -> None:
     before = [system.ask(index, store=False) for index in range(1000, 1010)]
     for _ in range(6):
         system.traffic(40)
@@ -128,7 +126,7 @@ def test_the_learner_has_one_thread_that_only_takes_idle_time(system: System) ->
     assert os.SCHED_IDLE in [os.sched_getscheduler(thread) for thread in threads]
 
 
-def test_a_killed_learner_comes_back_where_it_was(system: System) -> None:
+def test_a_killed_learner_comes_back_where_it_was(system: System, until: Until) -> None:
     until(lambda: system.learner().get("checkpoint"), 30, system.learner)
     before = system.learner()
     os.kill(before["pid"], signal.SIGKILL)
@@ -139,7 +137,7 @@ def test_a_killed_learner_comes_back_where_it_was(system: System) -> None:
     assert system.admin.status()["control"]["learner"]["trouble"] == ""
 
 
-def test_pausing_stops_it_and_resuming_starts_it(system: System) -> None:
+def test_pausing_stops_it_and_resuming_starts_it(system: System, until: Until) -> None:
     system.admin.decide("pause", None, "test")
     until(lambda: system.learner()["state"] == "paused", 10, system.learner)
     system.admin.decide("resume", None, "test")

@@ -12,11 +12,11 @@ from online_draft.store import RedisKeys
 
 class FakeRedis:
     def __init__(self) -> None:
-        self.hash: dict[bytes, bytes] = {}
+        self.hashes: dict[str, dict[bytes, bytes]] = {}
         self.down = False
 
-    def hset(self, _key: str, field: str, value: bytes) -> None:
-        self.hash[field.encode()] = value
+    def hset(self, key: str, field: str, value: bytes) -> None:
+        self.hashes.setdefault(key, {})[field.encode()] = value
 
     def expire(self, _key: str, _seconds: int) -> None:
         return
@@ -24,10 +24,10 @@ class FakeRedis:
     def publish(self, _channel: str, _message: str) -> None:
         return
 
-    def hgetall(self, _key: str) -> dict[bytes, bytes]:
+    def hgetall(self, key: str) -> dict[bytes, bytes]:
         if self.down:
             raise redis.ConnectionError("gone")
-        return self.hash
+        return self.hashes.get(key, {})
 
 
 class Clock:
@@ -56,8 +56,8 @@ def idleness(clock: Clock, client: FakeRedis) -> Idleness:
     return Idleness(fake, RedisKeys(), 300, now_ms=clock.ms, clock=clock.seconds)
 
 
-def say(client: FakeRedis, clock: Clock, running: int = 0, replica: str = "r1") -> None:
-    publish_load(client, RedisKeys(), replica, Load(running, 0, clock.ms()))
+def say(client: FakeRedis, clock: Clock, running: int = 0, replica: str = "r1", realm: str = "") -> None:
+    publish_load(client, RedisKeys(realm=realm), replica, Load(running, 0, clock.ms()))
 
 
 def test_idle_only_after_a_quiet_period(idleness: Idleness, client: FakeRedis, clock: Clock) -> None:
@@ -126,3 +126,29 @@ def test_says_whether_the_load_is_known(idleness: Idleness, client: FakeRedis, c
     assert not idleness.known
     say(client, clock, running=1)
     assert not idleness.idle() and idleness.known
+
+
+def test_other_models_count_while_they_are_on_this_machine(client: FakeRedis, clock: Clock) -> None:
+    fake: Any = client
+    others = [RedisKeys(realm="b"), RedisKeys(realm="c")]
+    idleness = Idleness(
+        fake, RedisKeys(), 300, now_ms=clock.ms, clock=clock.seconds, others=others, machine="here"
+    )
+
+    def idle(own: int = 0, near: int = 0, far: int = 0) -> bool:
+        clock.now += 1
+        say(client, clock, own, "here-2-1")
+        say(client, clock, near, "here-7", "b")
+        say(client, clock, far, "here-2-7", "c")
+        return idleness.idle()
+
+    assert idle() and idle(far=3)
+    assert not idle(near=1) and idleness.reason == "another model is serving" and idleness.known
+    assert not idle(own=1) and idleness.reason == "serving"
+    assert idle()
+    clock.now += 3
+    say(client, clock, 0, "here-2-1")
+    assert not idleness.idle() and idleness.reason.startswith("load unknown")
+    clock.now += 8  # a model whose replicas are gone is nobody's neighbour
+    say(client, clock, 0, "here-2-1")
+    assert idleness.idle()

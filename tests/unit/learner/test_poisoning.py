@@ -25,7 +25,7 @@ from online_draft.learner.student import Student
 from online_draft.models.drafter import Drafter
 from online_draft.registry.ladder import LadderState
 from online_draft.training import trainer as training
-from online_draft.training.replay import mean_accepted_length, replayed_tau
+from online_draft.training.replay import ReplayResult, mean_accepted_length, replayed_tau
 
 SEEDS = [
     *range(2),
@@ -47,14 +47,24 @@ class World:
     traffic: Any
     pool: dict[str, list[Interaction]]
     champion: Drafter
+    replayed: dict[Interaction, ReplayResult] = field(default_factory=dict)
 
     def some(self, segment: str, count: int, seed: int, **changes: Any) -> list[Interaction]:
         """Records that the champion didn't learn from."""
         chosen = random.Random(f"{segment}:{seed}").sample(self.pool[segment], count)
         return [replace(record, **changes) for record in chosen]
 
+    def replay(self, drafter: Drafter, records: Sequence[Interaction]) -> list[ReplayResult]:
+        return replayed_tau(drafter, self.traffic.loaded.target, records, NODES, batch=80)
+
     def tau(self, drafter: Drafter, records: Sequence[Interaction]) -> float:
-        return mean_accepted_length(replayed_tau(drafter, self.traffic.loaded.target, records, NODES))
+        return mean_accepted_length(self.replay(drafter, records))
+
+    def champion_tau(self, records: Sequence[Interaction]) -> float:
+        """No record is replayed twice."""
+        new = [record for record in records if record not in self.replayed]
+        self.replayed.update(zip(new, self.replay(self.champion, new), strict=True))
+        return mean_accepted_length([self.replayed[record] for record in records])
 
     def learner(self, seed: int, config: LearnerConfig = CONFIG) -> Learner:
         config = replace(config, seed=seed)
@@ -148,9 +158,7 @@ def test_values_that_are_not_finite_leave_the_champion_as_it_is(
     verdict = learner.look()
     candidate, _ = learner.looks[0]
     assert all(bool(parameter.isfinite().all()) for parameter in candidate.parameters())
-    assert not verdict.passed or world.tau(candidate, world.pool["a"]) > world.tau(
-        world.champion, world.pool["a"]
-    )
+    assert not verdict.passed or world.tau(candidate, world.pool["a"]) > world.champion_tau(world.pool["a"])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -161,7 +169,7 @@ def test_what_only_knows_its_training_records_is_never_proposed(seed: int, world
     learner.learn(60, lambda rng: few)
     verdict = learner.look()
     candidate, _ = learner.looks[0]
-    assert world.tau(candidate, few) > 1.2 * world.tau(world.champion, few), "it did learn these"
+    assert world.tau(candidate, few) > 1.2 * world.champion_tau(few), "it did learn these"
     assert not verdict.passed
 
 
@@ -182,7 +190,7 @@ def test_a_tenant_that_floods_costs_others_nothing(seed: int, world: World) -> N
     candidate, _ = learner.looks[0]
     if verdict.passed:
         others = [record for record in world.pool["a"] if record not in meek]
-        assert world.tau(candidate, others) >= 0.98 * world.tau(world.champion, others)
+        assert world.tau(candidate, others) >= 0.98 * world.champion_tau(others)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -202,7 +210,7 @@ def test_learning_one_segment_does_not_cost_the_other(seed: int, world: World) -
             candidate, verdict = learner.looks[-1]
             assert verdict.guard is not None and "b" in verdict.guard.segments
             rest = world.pool["b"]
-            assert world.tau(candidate, rest) >= 0.97 * world.tau(world.champion, rest)
+            assert world.tau(candidate, rest) >= 0.97 * world.champion_tau(rest)
     gains = [(verdict.numbers.gain, verdict.reason) for _, verdict in learner.looks]
     assert max(gains)[0] > 0.01, gains
     assert promoted or seed > 1, gains

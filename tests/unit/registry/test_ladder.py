@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from online_draft.errors import ConfigError, JournalError
 from online_draft.registry.arms import Arms
-from online_draft.registry.journal import KINDS, Decision, DecisionKind
-from online_draft.registry.ladder import LadderState, apply, by_hand, fold
+from online_draft.registry.journal import Decision, DecisionKind
+from online_draft.registry.ladder import LADDER_KINDS, LadderState, apply, by_hand, fold
 from online_draft.registry.resolution import Resolution, resolve_champion
 
 VERSIONS = (None, "a", "b", "c")
-RUNGS: tuple[DecisionKind, ...] = tuple(kind for kind in KINDS if not kind.startswith("adapter_"))
+RUNGS: tuple[DecisionKind, ...] = tuple(
+    kind for kind in LADDER_KINDS if not kind.startswith(("adapter_", "speculation_"))
+)
 WATCH = {"control_share": 0.1}
 
 
@@ -151,6 +153,13 @@ def test_the_learner_pauses_and_resumes() -> None:
     assert not after(("pause",), ("resume",)).learner_paused
 
 
+def test_speculation_is_switched_apart_from_all_else() -> None:
+    served = after(("promote", "v1"))
+    off = after(("promote", "v1"), ("speculation_off",))
+    assert replace(off, speculation_off=False, seq=served.seq) == served and off.speculation_off
+    assert not after(("speculation_off",), ("speculation_on",)).speculation_off
+
+
 @pytest.mark.parametrize(
     ("steps", "text"),
     [
@@ -176,6 +185,9 @@ def test_the_learner_pauses_and_resumes() -> None:
         ((("pause",), ("pause",)), "already paused"),
         ((("resume",),), "not paused"),
         ((("pause", "v1"),), "pause takes no version"),
+        ((("speculation_on",),), "on already"),
+        ((("speculation_off",), ("speculation_off",)), "off already"),
+        ((("speculation_off", "v1"),), "speculation_off takes no version"),
     ],
 )
 def test_illegal_history_is_an_error_that_names_the_entry(steps: tuple[Any, ...], text: str) -> None:

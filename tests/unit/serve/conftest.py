@@ -55,10 +55,10 @@ Script = Callable[[GenerationRequest], AsyncIterator[StepOutput]]
 
 async def three_steps(request: GenerationRequest) -> AsyncIterator[StepOutput]:
     """Says "one two three" in three steps; four drafted nodes a step, one accepted in the second."""
-    yield StepOutput(request.request_id, (10,), "one")
-    yield StepOutput(request.request_id, (11, 12), " two")
+    yield StepOutput(request.request_id, (10,), "one", draft=(4, 0))
+    yield StepOutput(request.request_id, (11, 12), " two", draft=(4, 1))
     counts = SpeculationCounts(steps=3, committed=4, drafted=12, tried=[3, 1], accepted=[1, 0])
-    yield StepOutput(request.request_id, (13,), " three", "stop", counts, "v7")
+    yield StepOutput(request.request_id, (13,), " three", "stop", counts, "v7", draft=(4, 0))
 
 
 @dataclass
@@ -70,6 +70,8 @@ class FakeBackend:
     closed: list[str] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=lambda: {"ready": True})
     status_error: Exception | None = None
+    updates: list[tuple[str, str, str, float]] = field(default_factory=list)
+    update: dict[str, Any] = field(default_factory=dict)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
         self.seen.append(request)
@@ -81,6 +83,10 @@ class FakeBackend:
 
     async def complete(self, request: GenerationRequest) -> list[StepOutput]:
         return [output async for output in self.generate(request)]
+
+    async def update_target(self, path: str, actor: str, reason: str, drain_s: float) -> dict[str, Any]:
+        self.updates.append((path, actor, reason, drain_s))
+        return self.update
 
     async def status(self) -> dict[str, Any]:
         if self.status_error is not None:

@@ -29,6 +29,7 @@ def test_the_file_keeps_everything_but_the_secret(tmp_path: Path) -> None:
     keys = (
         key("alice", secret, tenant="acme", priority=-3, requests_per_minute=60, learn=False),
         key("bob", tokens_per_minute=1000, max_streams=2, admin=True, created="2026-01-01T00:00:00Z"),
+        key("carol", models=("small", "org/large")),
     )
     write_keys(path, keys)
     assert read_keys(path) == keys
@@ -59,6 +60,9 @@ def test_a_tenant_is_its_key_unless_named() -> None:
         ({"name": "a", "digest": "0" * 64, "requests_per_minute": True}, "must be int or null"),
         ({"name": "a", "digest": "0" * 64, "tokens_per_minute": "many"}, "must be int or null"),
         ({"name": "a", "digest": "0" * 64, "learn": 1}, "learn: must be bool"),
+        ({"name": "a", "digest": "0" * 64, "models": "small"}, "models: must be a list of names, or null"),
+        ({"name": "a", "digest": "0" * 64, "models": [5]}, "models: must be a list of names, or null"),
+        ({"name": "a", "digest": "0" * 64, "models": [""]}, "models of key a: names of models, or absent"),
         (7, "an object or a SHA-256"),
     ],
 )

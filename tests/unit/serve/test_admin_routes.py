@@ -88,6 +88,20 @@ async def test_promote_roll_back_pin_and_reject(admin: httpx.AsyncClient, desk: 
     refused = await admin.post("/drafters/two/promote")
     assert refused.status_code == 409 and "pinned" in refused.json()["error"]["message"]
     assert (await admin.post("/unpin")).status_code == 200
+
+
+async def test_speculation_is_switched_and_the_journal_remembers(
+    admin: httpx.AsyncClient, desk: AdminDesk
+) -> None:
+    assert (await admin.get("/speculation")).json() == {"mode": "auto"}
+    written = (await admin.post("/speculation", json={"mode": "off", "reason": "a test"})).json()
+    assert (written["kind"], written["version"], written["reason"]) == ("speculation_off", None, "a test")
+    assert (await admin.get("/speculation")).json() == {"mode": "off"} and desk.state().speculation_off
+    again = await admin.post("/speculation", json={"mode": "off"})
+    assert again.status_code == 409 and "off already" in again.json()["error"]["message"]
+    assert (await admin.post("/speculation", json={"mode": "most"})).status_code == 400
+    assert (await admin.post("/speculation", json={"mode": "auto"})).status_code == 200
+    assert not desk.state().speculation_off
     assert (await admin.post("/drafters/three/reject")).json()["kind"] == "refuse"
     assert desk.state().champion == "one" and desk.state().refused == 1
 

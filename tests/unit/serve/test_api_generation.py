@@ -61,7 +61,10 @@ async def test_include_usage_adds_one_event_without_choices(client: httpx.AsyncC
     *chunks, last, _done = events((await client.post("/v1/chat/completions", json=body)).text)
     assert all(chunk["usage"] is None and "metrics" not in chunk for chunk in chunks)
     assert last["choices"] == [] and last["usage"]["completion_tokens"] == 4
-    counts = last["metrics"]["speculative_decoding"]["choices"][0]
+    totals = last["metrics"]["speculative_decoding"]
+    assert (totals["per_step_drafted"], totals["per_step_accepted"]) == ([4, 4, 4], [0, 1, 0])
+    assert totals["acceptance_histogram"] == [2, 1, 0]  # the lists, counted
+    counts = totals["choices"][0]
     assert counts["drafter_version"] == "v7" and counts["step_lengths"] == [1, 2, 1]
 
 
@@ -72,6 +75,7 @@ async def test_metrics_have_vllms_totals_over_all_choices(client: httpx.AsyncCli
     assert (metrics["num_accepted_draft_tokens"], metrics["num_draft_tokens"]) == (2, 24)
     assert metrics["mean_acceptance_length"] == pytest.approx(1 + 2 / 6)
     assert metrics["num_spec_tokens"] == 2 and len(metrics["choices"]) == 2
+    assert metrics["per_step_drafted"] is None and metrics["per_step_accepted"] is None
 
 
 async def test_continuous_usage_grows_with_every_chunk(client: httpx.AsyncClient) -> None:

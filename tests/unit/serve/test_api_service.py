@@ -122,14 +122,22 @@ async def test_metrics_count_requests_tokens_and_time(client: httpx.AsyncClient)
     def value(name: str, **labels: str) -> float:
         return found[f"online_draft_{name}", tuple(sorted(labels.items()))]
 
+    tiny = {"model": "tiny"}
     route = "/v1/chat/completions"
     assert value("http_requests_total", route=route, method="POST", status="200") == 2
     assert value("http_requests_total", route=route, method="POST", status="400") == 1
     assert value("http_requests_total", route="other", method="GET", status="404") == 1
-    assert value("choices_total", finish_reason="stop") == 3
-    assert value("tokens_total", kind="completion") == 12
-    assert value("tokens_total", kind="drafted") == 36 and value("tokens_total", kind="accepted") == 3
-    assert value("time_to_first_token_seconds_count") == value("time_per_output_token_seconds_count") == 1
+    assert value("choices_total", **tiny, finish_reason="stop") == 3
+    assert value("tokens_total", **tiny, kind="completion") == 12
+    assert (
+        value("tokens_total", **tiny, kind="drafted") == 36
+        and value("tokens_total", **tiny, kind="accepted") == 3
+    )
+    assert (
+        value("time_to_first_token_seconds_count", **tiny)
+        == value("time_per_output_token_seconds_count", **tiny)
+        == 1
+    )
     assert value("http_request_seconds_count", route=route) == 3
     assert value("http_requests_in_flight") == 1  # this one
     assert not [name for name in found if "secret" in str(name)]

@@ -11,8 +11,8 @@ import pytest
 from online_draft.core import GenerationRequest, SamplingParams, StepOutput
 from online_draft.errors import CapacityError
 from online_draft.serve.engine_thread import EngineDead
-from online_draft.serve.fleet.channel import WINDOW, Channel
 from online_draft.serve.fleet import channel as channel_module
+from online_draft.serve.fleet.channel import WINDOW, Channel
 from online_draft.serve.fleet.messages import Downlink, Order, Refusal, ReplicaLoad, Uplink
 from online_draft.serve.fleet.transcript import Transcript
 

@@ -111,7 +111,11 @@ def test_numbers_are_fixed_unless_there_is_room_above_them() -> None:
     assert scaled is not None
     assert (scaled.min_replicas, scaled.max_replicas, scaled.target_ongoing_requests) == (2, 3, 0.5)
     assert scaled.policy.get_policy()(context([0.8], 2))[0] == 2
+    listening = ingress_autoscaling(ScalingConfig(max_ingresses=3, streams_per_ingress=10), listening=True)
+    assert listening is not None and not listening.policy.is_default_policy_function()
+    assert listening.target_ongoing_requests == 10
     more = ingress_autoscaling(ScalingConfig(max_ingresses=3, streams_per_ingress=10))
+    assert more is not None and more.policy.is_default_policy_function()
     assert more is not None and more.target_ongoing_requests == 10
 
 

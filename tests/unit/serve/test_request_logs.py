@@ -78,7 +78,8 @@ async def test_one_line_with_id_tenant_tokens_and_versions(
     assert found["message"] == "request" and found["status"] == 200
     assert (found["request_id"], found["tenant"], found["key"]) == ("req-of-mine", "acme", "alice")
     assert (found["target"], found["code"], found["drafter_version"]) == ("llama-abc-def", "0.1", "v7")
-    assert found["id"] == answer["id"] and found["duration_ms"] >= found["first_byte_ms"] >= 0
+    assert (found["id"], found["model"]) == (answer["id"], "tiny")
+    assert found["duration_ms"] >= found["first_byte_ms"] >= 0
     assert found["prompt_tokens"] == answer["usage"]["prompt_tokens"]
     assert found["completion_tokens"] == answer["usage"]["completion_tokens"] == 4
 

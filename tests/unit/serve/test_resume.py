@@ -24,9 +24,9 @@ from online_draft.errors import CapacityError
 from online_draft.models.config import TargetConfig
 from online_draft.models.loading import LoadedTarget, random_target
 from online_draft.serve.engine_thread import EngineThread
+from online_draft.serve.fleet import channel as channel_module
 from online_draft.serve.fleet.channel import Channel
 from online_draft.serve.fleet.fleet import Fleet
-from online_draft.serve.fleet import channel as channel_module
 from online_draft.serve.fleet.link import ReplicaLost
 from online_draft.serve.fleet.members import MEMBERS
 from online_draft.serve.fleet.messages import Downlink, ReplicaLoad, Uplink
@@ -43,6 +43,7 @@ class FakeReplica:
         self.name = name
         self.thread = thread
         self.slots = slots
+        self.target = "llama-abc-def"
         self.channels: dict[str, Channel] = {}
         self.orders: list[str] = []
         self.alive = True
@@ -51,7 +52,7 @@ class FakeReplica:
 
     def load(self) -> ReplicaLoad:
         running, waiting = self.thread.load()
-        return ReplicaLoad(running, waiting, self.slots, 64, 0.0)
+        return ReplicaLoad(running, waiting, self.slots, 64, 0.0, self.target)
 
     async def open(self, channel: str) -> AsyncIterator[Downlink]:
         known = self.channels.get(channel)
@@ -299,6 +300,18 @@ async def test_usage_goes_on_and_the_prompts_logprobs_come_once(world: World) ->
     assert counts and counts.committed == len(whole(outputs)[0]) == 60 and counts.steps == len(outputs)
     assert [output.prompt_logprobs is not None for output in outputs] == [True] + [False] * 59
     assert {output.request_id for output in outputs} == {"a"}
+
+
+async def test_an_answer_is_never_continued_by_another_target(world: World) -> None:
+    world.add("r0")
+    fleet = world.fleet()
+    with pytest.raises(ReplicaLost, match="target was updated"):
+        async for _ in run(fleet, ask("long", tokens=200), True):
+            if "r1" not in world.replicas:
+                world.add("r1").target = "llama-other-weights"
+                world.kill("r0")
+    assert world.replicas["r1"].orders == []
+    assert (await collect(fleet, ask("new")))[-1].finish_reason == "length"
 
 
 async def test_a_request_waits_for_a_replica_and_gives_up_in_time(world: World) -> None:
