@@ -2,11 +2,13 @@
 # make test       set up and run the test suite
 # make setup      TORCH=auto|cpu|cuda  PYTHON=/path/to/python3.11
 # ARGS            passed on: make demo ARGS="--minutes 4"   make test ARGS="-k gate"
+# WORKERS         how many processes run the tests: 2, or 0 for this one alone (for a debugger)
 
 SHELL := /bin/bash
 TORCH ?= auto
 PYTHON ?=
 ARGS ?=
+WORKERS ?= 2
 BIN := .venv/bin
 
 .PHONY: help setup demo test test-fast lint format clean
@@ -22,10 +24,10 @@ demo: setup
 	@$(BIN)/online-draft demo $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-fast: setup
-	@$(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/unit -m "not slow" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

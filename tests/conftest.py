@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import os
 import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +17,73 @@ from typing import Any
 import pytest
 
 from online_draft.core import Interaction
+from online_draft.models.native import build as native_build
+
+if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+    os.nice(5)  # the first worker has the tests with a running system, and those that measure
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files as they are sorted: the first worker takes them from the front, others from the back.
+
+    So one Ray runs at a time, and what two workers take from the middle is short.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class BothEnds(LoadFileScheduling):
+        def _assign_work_unit(self, node: Any) -> None:
+            if node.gateway.id != "gw0":
+                self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+            super()._assign_work_unit(node)
+
+    config.option.loadscopereorder = False
+    return BothEnds(config, log)
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Of the processes that run these tests."""
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Path]:
     """One cache for all tests and their processes; the user's stays as it is.
 
-    Kernels are named after their sources, so pytest's cache keeps them from one run to the next.
+    Kernels are named after their sources, so pytest's cache keeps them from one run to the next. A worker
+    waits for another that compiles them.
     """
     pytest_cache = getattr(pytestconfig, "cache", None)  # none with -p no:cacheprovider
     kept = pytest_cache.mkdir("kernels") if pytest_cache else tmp_path_factory.mktemp("kernels")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    cache, lock = shared / "cache", shared / "kernels.lock"
+    build = native_build.build
+
+    def build_once() -> Path:
+        with one_at_a_time(lock) if native_build.cache_directory() == cache else nullcontext():
+            return build()
+
     with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("cache")
         patch.setenv("ONLINE_DRAFT_CACHE", str(cache))
-        (cache / "kernels").mkdir(mode=0o700)
-        for library in kept.glob("[!t]*.so"):
-            shutil.copy2(library, cache / "kernels")
+        patch.setattr(native_build, "build", build_once)
+        with one_at_a_time(lock):
+            (cache / "kernels").mkdir(mode=0o700, parents=True, exist_ok=True)
+            brought = {library.name for library in kept.glob("[!t]*.so")}
+            for name in brought:
+                if not (cache / "kernels" / name).exists():
+                    shutil.copy2(kept / name, cache / "kernels")
         yield cache
-        for library in cache.glob("kernels/[!t]*.so"):
-            if not (kept / library.name).exists():
-                for old in kept.iterdir():
-                    old.unlink()
-                shutil.copy2(library, kept)
+        with one_at_a_time(lock):
+            for library in cache.glob("kernels/[!t]*.so"):
+                if library.name not in brought and not (kept / library.name).exists():
+                    for old in sorted(kept.iterdir(), key=lambda file: file.stat().st_mtime)[:-2]:
+                        old.unlink(missing_ok=True)
+                    shutil.copy2(library, kept)
 
 
 @pytest.fixture(scope="session")

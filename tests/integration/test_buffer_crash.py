@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from online_draft.buffer.reservoirs import Reservoirs
 from online_draft.buffer.writer import RecordWriter, WriterConfig
 from online_draft.core import Interaction
 from online_draft.redis_server import PrivateRedis
-from online_draft.store import RedisKeys, connect_redis
+from online_draft.store import RedisKeys
 
 Make = Callable[..., Interaction]
 Until = Callable[[Callable[[], object]], None]
@@ -39,13 +39,6 @@ for index in itertools.count():
     if index % 20 == 0:
         time.sleep(0.0005)
 """
-
-
-@pytest.fixture
-def client(redis_server: PrivateRedis) -> Iterator[Any]:
-    connection = connect_redis(redis_server.url)
-    yield connection
-    connection.close()
 
 
 def drain(reader: RecordReader) -> list[tuple[str, Interaction]]:

@@ -18,7 +18,7 @@ from online_draft.buffer.writer import RecordWriter, WriterConfig
 from online_draft.core import Interaction
 from online_draft.errors import StoreError
 from online_draft.redis_server import PrivateRedis
-from online_draft.store import RedisKeys, connect_redis
+from online_draft.store import RedisKeys
 
 Make = Callable[..., Interaction]
 Until = Callable[[Callable[[], object]], None]
@@ -33,26 +33,6 @@ def writer(redis_server: PrivateRedis) -> Iterator[RecordWriter]:
     made = RecordWriter(redis_server.url, KEYS, "replica", QUICK)
     yield made
     made.close(timeout_s=0.1)
-
-
-@pytest.fixture
-def readers(redis_server: PrivateRedis) -> Iterator[Callable[..., RecordReader]]:
-    made: list[RecordReader] = []
-
-    def make(state: bytes | None = None) -> RecordReader:
-        made.append(RecordReader(redis_server.url, KEYS, TARGET, state))
-        return made[-1]
-
-    yield make
-    for reader in made:
-        reader.close()
-
-
-@pytest.fixture
-def client(redis_server: PrivateRedis) -> Iterator[Any]:
-    connection = connect_redis(redis_server.url)
-    yield connection
-    connection.close()
 
 
 def drain(reader: RecordReader) -> list[Interaction]:
@@ -103,7 +83,7 @@ def test_erasing_what_was_delivered_but_not_acknowledged_balances(
     first.read(89)
     first.close()
     sweep(client, KEYS, "gone")
-    reader = readers(checkpoint if with_checkpoint else None)
+    reader = readers(state=checkpoint if with_checkpoint else None)
     assert {record.tenant for record in drain(reader)} == {"stays"}
     counts = reader.counts
     assert (counts.gaps, counts.trimmed, counts.duplicates) == (0, 0, 0)
@@ -125,7 +105,7 @@ def test_late_records_of_an_erased_tenant_are_refused_and_deleted(
     assert reader.counts.erased == 21 and reader.counts.delivered == 69
     assert sweep(client, KEYS, "gone").erased == 9, "the reader deleted the others itself"
     # A learner that dies now and goes on from before finds the numbers of what is gone.
-    again = readers(readers().to_bytes())
+    again = readers(state=readers().to_bytes())
     again.ledger.erased = {"gone": at + 10**6}
     assert {record.tenant for record in drain(again)} == {"stays"}
     assert (again.counts.erased, again.counts.delivered, again.counts.gaps) == (30, 60, 0)

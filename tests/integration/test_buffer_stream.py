@@ -19,7 +19,7 @@ from online_draft.monitor.counts import CountsBoard, read_counts
 from online_draft.redis_server import PrivateRedis
 from online_draft.registry.journal import Decision
 from online_draft.registry.wakeups import publish_wakeup, wait_for_wakeup
-from online_draft.store import RedisKeys, connect_redis
+from online_draft.store import RedisKeys
 
 Make = Callable[..., Interaction]
 Until = Callable[[Callable[[], object]], None]
@@ -42,26 +42,6 @@ def writers(redis_server: PrivateRedis) -> Iterator[Callable[..., RecordWriter]]
     yield make
     for writer in made:
         writer.close(timeout_s=0.1)
-
-
-@pytest.fixture
-def readers(redis_server: PrivateRedis) -> Iterator[Callable[..., RecordReader]]:
-    made: list[RecordReader] = []
-
-    def make(target: str = TARGET, state: bytes | None = None) -> RecordReader:
-        made.append(RecordReader(redis_server.url, KEYS, target, state))
-        return made[-1]
-
-    yield make
-    for reader in made:
-        reader.close()
-
-
-@pytest.fixture
-def client(redis_server: PrivateRedis) -> Iterator[Any]:
-    connection = connect_redis(redis_server.url)
-    yield connection
-    connection.close()
 
 
 def assert_balanced(books: Books) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,25 +13,12 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from online_draft.cli import app, main
+from online_draft.cli import app
 from online_draft.models.artifact import build_drafter, save_drafter
 
 TARGET = "llama-0000000000000000-00000000"
+Run = Callable[..., int]
 DISTILL = ["distill", "--target", "nowhere/at/all", "--prompts", "none.jsonl", "--out", "out"]
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit code of a command, run as the console script does."""
-    monkeypatch.setattr(sys, "argv", ["online-draft", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
 
 
 def test_the_command_names_are_frozen() -> None:
@@ -46,9 +34,22 @@ def test_the_command_names_are_frozen() -> None:
         "keys": ["create", "list", "revoke"],
         "drafter": ["list", "pin", "promote", "prune", "push", "reject", "rollback", "show", "unpin"],
         "adapter": ["drop", "list", "load", "prune", "push", "show", "train"],
+        "target": ["show", "update"],
         "learner": ["pause", "resume", "status"],
+        "speculation": ["off", "on", "status"],
         "buffer": ["erase", "stats"],
-        "bench": ["ablate", "adapters", "decode", "interference", "load", "shift", "step", "swap"],
+        "bench": [
+            "ablate",
+            "adapters",
+            "churn",
+            "decode",
+            "http",
+            "interference",
+            "load",
+            "shift",
+            "step",
+            "swap",
+        ],
     }
 
 
@@ -108,31 +109,27 @@ def test_a_command_imports_neither_torch_nor_ray_to_parse() -> None:
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+    run: Run, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
-    assert run(monkeypatch, *arguments) == 2
+    assert run(*arguments) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and says in told
     assert len(told.strip().splitlines()) == 1
 
 
-def test_config_show_prints_what_the_service_would_see(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "config", "show", "--json", "--set", "engine.tree_nodes=5") == 0
+def test_config_show_prints_what_the_service_would_see(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "show", "--json", "--set", "engine.tree_nodes=5") == 0
     shown = json.loads(capsys.readouterr().out)["engine.tree_nodes"]
     assert (shown["value"], shown["source"]) == (5, "flag")
 
 
-def test_down_with_nothing_running_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "down") == 0
+def test_down_with_nothing_running_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("down") == 0
     assert capsys.readouterr().out == "nothing runs\n"
 
 
 def test_drafters_are_pushed_and_promoted_offline(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for seed, name in enumerate(("one", "two")):
         directory = tmp_path / name
@@ -140,17 +137,17 @@ def test_drafters_are_pushed_and_promoted_offline(
         save_drafter(
             build_drafter("medusa", {"hidden_size": 4, "vocab_size": 9, "num_heads": 1}), directory, TARGET
         )
-        assert run(monkeypatch, "drafter", "push", str(directory), "--name", name) == 0
-        assert run(monkeypatch, "drafter", "promote", name, "--offline") == 0
+        assert run("drafter", "push", str(directory), "--name", name) == 0
+        assert run("drafter", "promote", name, "--offline") == 0
     told = capsys.readouterr()
     assert told.out.splitlines()[0] == "one"
     assert "It serves nobody" in told.err and "drafter promote one --offline" in told.err
-    assert run(monkeypatch, "drafter", "rollback", "--offline", "--reason", "worse") == 0
-    assert run(monkeypatch, "drafter", "prune") == 0
+    assert run("drafter", "rollback", "--offline", "--reason", "worse") == 0
+    assert run("drafter", "prune") == 0
     capsys.readouterr()
-    assert run(monkeypatch, "drafter", "list", "--offline") == 0
+    assert run("drafter", "list", "--offline") == 0
     listed = capsys.readouterr().out.splitlines()
     assert "100%  champion, baseline" in listed[0] and "champion" not in listed[1] and "%" not in listed[1]
-    assert run(monkeypatch, "drafter", "show", "one", "--offline") == 0
+    assert run("drafter", "show", "one", "--offline") == 0
     decisions = json.loads(capsys.readouterr().out)["decisions"]
     assert [(d["kind"], d["reason"]) for d in decisions] == [("promote", "by hand"), ("roll_back", "worse")]

@@ -55,6 +55,7 @@ def test_secrets_are_masked() -> None:
     assert "hush" not in text and "a" * 64 not in text and "b" * 64 not in text
     assert "redis://me:********@host:1/0" in text and "bob" in text
     assert shown("redis.url", "redis://host:1/0") == "redis://host:1/0"
+    assert "hunter2" not in shown("redis.learner_url", "unix://learner:hunter2@/run/redis.sock")
 
 
 def test_all_errors_are_named_with_what_is_accepted() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,12 @@ from online_draft.serve.admin.desk import AdminDesk
 from online_draft.serve.api.errors import install_handlers
 from online_draft.serve.config import ServiceConfig
 from online_draft.serve.replica import Replica
-from online_draft.store import ArtifactStore, RedisKeys, connect_redis
+from online_draft.store import ArtifactStore, RedisKeys
 from online_draft.store.packing import pack
 
 Make = Callable[..., Interaction]
 TARGET = "llama-0123456789abcdef-01234567"
 KEYS = RedisKeys("test")
-
-
-@pytest.fixture
-def client(redis_server: PrivateRedis) -> Iterator[Any]:
-    connection = connect_redis(redis_server.url)
-    yield connection
-    connection.close()
 
 
 @pytest.fixture

@@ -99,18 +99,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         running.http.close()
 
 
-def wait(condition: Callable[[], object], seconds: float, what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
-
-
-def test_up_through_a_canary_and_down_within_seconds(system: System) -> None:
+def test_up_through_a_canary_and_down_within_seconds(system: System, until: Callable[..., None]) -> None:
     status = system.admin.status
     before = [system.ask(number) for number in range(12)]
     good = system.propose(DRAFTERS_DIR / "baseline")
-    wait(lambda: status()["replica"].get("second_version") == good, 10, status)
+    until(lambda: status()["replica"].get("second_version") == good, 10, status)
     assert system.ladder()["canary"] == good and system.ladder()["arms"]["share"] == 0.3
     system.served.clear()
     system.traffic(lambda: system.ladder()["champion"] == good, 60)
@@ -118,7 +111,7 @@ def test_up_through_a_canary_and_down_within_seconds(system: System) -> None:
     promotion = system.journal.read()[-1]
     assert promotion.kind == "promote" and "held against untrained live" in promotion.reason
     assert promotion.numbers["live"]["tau"][0] > 1.5 * promotion.numbers["live"]["tau"][1]
-    wait(lambda: status()["replica"]["drafter_version"] == good, 10, status)
+    until(lambda: status()["replica"]["drafter_version"] == good, 10, status)
     assert status()["replica"]["second_version"] == "untrained"
     shown = {entry["version"]: (entry["roles"], entry["share"]) for entry in system.admin.drafters()}
     assert shown == {good: (["champion"], 0.7), "untrained": (["previous", "baseline"], 0.3)}
@@ -128,11 +121,11 @@ def test_up_through_a_canary_and_down_within_seconds(system: System) -> None:
         save_drafter(new_drafter("amphista", loaded.target), scratch, loaded.fingerprint)
         bad = system.propose(Path(scratch))
     # Nobody asks anything: after a while the gate's word is taken for it.
-    wait(lambda: system.ladder()["champion"] == bad, 60, status)
-    wait(lambda: status()["replica"]["drafter_version"] == bad, 10, status)
+    until(lambda: system.ladder()["champion"] == bad, 60, status)
+    until(lambda: status()["replica"]["drafter_version"] == bad, 10, status)
     assert "too little traffic" in system.journal.read()[-1].reason
     system.traffic(lambda: system.ladder()["champion"] == good, 90)
-    wait(lambda: status()["replica"]["drafter_version"] == good, 10, status)
+    until(lambda: status()["replica"]["drafter_version"] == good, 10, status)
     back_ms = time.time_ns() // 1_000_000
     rollback = next(entry for entry in system.journal.read() if entry.kind == "roll_back")
     assert rollback.actor == "control" and f"{bad} is worse than {good} live" in rollback.reason

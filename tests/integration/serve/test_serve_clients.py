@@ -1,4 +1,4 @@
-"""The API of a running service, through Ray Serve's proxy: the official client, and hostile ones."""
+"""The API of a running service: the official client, and hostile ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def http(url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_logprobs_echo_n_and_usage_through_the_proxy(url: str) -> None:
+def test_logprobs_echo_n_and_usage(url: str) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         asked: Any = {
             "model": "tiny", "messages": MESSAGES, "max_tokens": 12, "seed": 5, "n": 3, "logprobs": True,

@@ -25,7 +25,7 @@ from online_draft.monitor.rollups.traffic_counts import LIVE, TrafficCounts
 from online_draft.monitor.rollups.traffic_rows import from_row, to_row
 from online_draft.redis_server import PrivateRedis
 from online_draft.registry.artifacts import DrafterRegistry
-from online_draft.registry.journal import DecisionJournal
+from online_draft.registry.journal import DecisionJournal, DecisionKind
 from online_draft.registry.ladder import Choice, decide_with_retry
 from online_draft.registry.manifest import Provenance
 from online_draft.serve.config import ServiceConfig
@@ -94,6 +94,31 @@ def sum_of(buckets: dict[int, TrafficCounts]) -> TrafficCounts:
     for bucket in buckets.values():
         total.add(bucket)
     return total
+
+
+async def test_switched_off_speculation_stays_off_in_the_next_replica(
+    tmp_path: Path, tiny: Path, redis_url: str
+) -> None:
+    def switch(kind: DecisionKind) -> None:
+        decide_with_retry(journal, lambda _: Choice(kind, None, actor="admin"))
+
+    with replica_at(tmp_path, tiny, redis_url, "switch", "off") as replica:
+        journal = DecisionJournal(ArtifactStore(tmp_path / "store"), replica.status()["fingerprint"])
+        drafted = await collect(replica, ask("a"))
+        switch("speculation_off")
+        await until(lambda: bool(replica.status()["speculation_off"]))
+        plain = await collect(replica, ask("b"))
+    with replica_at(tmp_path, tiny, redis_url, "switch", "off") as replica:
+        after = await collect(replica, ask("c"))
+        switch("speculation_on")
+        await until(lambda: not replica.status()["speculation_off"])
+        again = await collect(replica, ask("d"))
+    assert ids(drafted) == ids(plain) == ids(after) == ids(again)
+    counts = [outputs[-1].counts for outputs in (drafted, plain, after, again)]
+    assert [bool(count and count.drafted) for count in counts] == [True, False, False, True]
+    steps = [output.draft for output in drafted if output.draft is not None]
+    assert counts[0] is not None and sum(nodes for nodes, _ in steps) == counts[0].drafted
+    assert sum(accepted for _, accepted in steps) == counts[0].accepted_tokens
 
 
 async def test_what_was_served_is_logged_with_its_counts(tmp_path: Path, tiny: Path, redis_url: str) -> None:
