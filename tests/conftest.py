@@ -9,7 +9,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from online_draft.core import Interaction
-from online_draft.models.native import build as native_build
 
 if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
     os.nice(5)  # the first worker has the tests with a running system, and those that measure
@@ -53,8 +52,8 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Path]:
     """One cache for all tests and their processes; the user's stays as it is.
 
-    Kernels are named after their sources, so pytest's cache keeps them from one run to the next. A worker
-    waits for another that compiles them.
+    Kernels are named after their sources, so pytest's cache keeps them from one run to the next. Two
+    workers share it.
     """
     pytest_cache = getattr(pytestconfig, "cache", None)  # none with -p no:cacheprovider
     kept = pytest_cache.mkdir("kernels") if pytest_cache else tmp_path_factory.mktemp("kernels")
@@ -62,15 +61,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Con
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     cache, lock = shared / "cache", shared / "kernels.lock"
-    build = native_build.build
-
-    def build_once() -> Path:
-        with one_at_a_time(lock) if native_build.cache_directory() == cache else nullcontext():
-            return build()
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONLINE_DRAFT_CACHE", str(cache))
-        patch.setattr(native_build, "build", build_once)
         with one_at_a_time(lock):
             (cache / "kernels").mkdir(mode=0o700, parents=True, exist_ok=True)
             brought = {library.name for library in kept.glob("[!t]*.so")}

@@ -147,10 +147,11 @@ class OnlineAdmin:
         return self._ask("POST", f"/adapters/{name}/drop", {"reason": reason})
 
     def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float = TIMEOUT_S
+        self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float | None = None
     ) -> dict[str, Any]:
+        own = {} if timeout_s is None else {"timeout": timeout_s}
         try:
-            response = self._client.request(method, path, json=body, timeout=timeout_s)
+            response = self._client.request(method, path, json=body, **own)
         except httpx.HTTPError as error:
             raise StoreError(f"the admin API at {self._client.base_url} does not answer: {error}") from error
         try:

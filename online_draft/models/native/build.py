@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import logging
 import os
@@ -16,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -116,49 +117,66 @@ def build() -> Path:
     path = library_path(compiler)
     if trusted(path):
         return path
-    _remove_unfinished(path.parent)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_directory()
-        handle, scratch = tempfile.mkstemp(prefix=_UNFINISHED, suffix=".so", dir=path.parent)
-        os.close(handle)
+        with _alone(path.parent):
+            if not trusted(path):  # another process may have made it meanwhile
+                _remove_unfinished(path.parent)
+                _make(compiler, path)
     except OSError as error:
         raise BuildError(f"{path.parent} can't be written: {error}") from error
+    return path
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """One process at a time compiles: replicas start together, and each would take a core for a minute."""
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def _make(compiler: str, path: Path) -> None:
+    """Compile to `path`, which appears when it is whole."""
+    handle, scratch = tempfile.mkstemp(prefix=_UNFINISHED, suffix=".so", dir=path.parent)
+    os.close(handle)
     # Requests may be served meanwhile: they come first.
     behind = ["nice", "-n", "19"] if shutil.which("nice") else []
-    command = [*behind, compiler, *FLAGS, str(KERNELS / "api.cpp"), "-o", scratch]
     try:
-        code, message = _compile(command)
+        try:
+            code, message = _compile([*behind, compiler, *FLAGS, str(KERNELS / "api.cpp"), "-o", scratch])
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise BuildError(f"{compiler} could not be run: {error}") from error
         if code:
             raise BuildError(f"{compiler} failed: {message.strip()[-2000:]}")
         os.chmod(scratch, 0o755)
         os.replace(scratch, path)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{compiler} could not be run: {error}") from error
     finally:
         Path(scratch).unlink(missing_ok=True)
-    return path
 
 
 def _compile(command: list[str]) -> tuple[int, str]:
     """Exit status and what the compiler said. It ends with this process, unless that is killed."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0
-    )
+    ) as process:
 
-    def end() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        def end() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
-    atexit.register(end)
-    try:
-        message = process.communicate(timeout=TIMEOUT_S)[1]
-        return process.returncode, message
-    finally:
-        atexit.unregister(end)
-        if process.poll() is None:
-            end()
-            process.wait()
+        atexit.register(end)
+        try:
+            message = process.communicate(timeout=TIMEOUT_S)[1]
+            return process.returncode, message
+        finally:
+            atexit.unregister(end)
+            if process.poll() is None:
+                end()
 
 
 class Kernels:

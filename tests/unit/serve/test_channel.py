@@ -76,7 +76,7 @@ async def test_a_step_is_one_message_whatever_it_holds() -> None:
 
 
 async def test_steps_that_nobody_reads_along_wait_for_company(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "LAZY_S", 0.05)
+    monkeypatch.setattr(channel_module, "LAZY_S", 0.5)
     channel = Engine().channel()
     down = channel.down()
     await anext(down)

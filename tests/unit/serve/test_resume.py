@@ -246,6 +246,7 @@ async def test_requests_share_one_stream_and_keep_their_outputs_apart(world: Wor
 
 async def test_a_channel_goes_on_in_another_stream(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel_module, "MESSAGES", 7)
+    monkeypatch.setattr(channel_module, "SPACING_S", 0.0)
     replica = world.add("r1")
     fleet = world.fleet()
     results = await asyncio.gather(*(collect(fleet, ask(f"q{i}", 60)) for i in range(3)))
