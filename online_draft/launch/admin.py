@@ -149,7 +149,7 @@ class OnlineAdmin:
     def _ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, timeout_s: float | None = None
     ) -> dict[str, Any]:
-        own = {} if timeout_s is None else {"timeout": timeout_s}
+        own: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
         try:
             response = self._client.request(method, path, json=body, **own)
         except httpx.HTTPError as error:
