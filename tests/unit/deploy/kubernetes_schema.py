@@ -1,7 +1,7 @@
 """The part of Kubernetes' and KubeRay's (1.5) API that our manifests use, as a JSON schema of our own.
 
-Not generated from the published schemas, so it may lag behind them or err. Fields that aren't here are refused:
-misspelt ones are found.
+Not generated from the published schemas, so it may lag behind them or err. Fields that aren't here are
+refused: misspelt ones are found.
 """
 
 from __future__ import annotations
