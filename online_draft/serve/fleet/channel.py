@@ -22,7 +22,7 @@ SPACING_S = 0.005
 last output wait for nothing."""
 LAZY_S = 0.25
 """How long outputs that nobody reads along may wait for company."""
-MESSAGES = 5_000
+MESSAGES = 1_000
 """Messages of one stream: Ray keeps something of each until the stream ends."""
 LEASE_S = 15.0
 """An ingress that says nothing for so long is gone."""
