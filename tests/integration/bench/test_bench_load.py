@@ -20,7 +20,7 @@ ENTRY = {
 def load(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     out = tmp_path / "load.json"
     fixed = ["--repeat", "1", "--threads", "1", "--json", str(out)]
-    result = CliRunner().invoke(app, ["bench", "load", *arguments, *fixed])
+    result = CliRunner().invoke(app, ["bench", "load", *fixed, *arguments])
     assert result.exit_code == 0, result.output
     report: dict[str, Any] = json.loads(out.read_text())
     return report
@@ -73,8 +73,11 @@ def test_a_trace_is_replayed_with_a_synthetic_drafter(tmp_path: Path) -> None:
 
 
 def test_streams_are_watched_while_long_prompts_come_in(tmp_path: Path) -> None:
-    report = load(tmp_path, "--concurrency", "1", "--requests", "1", "--max-new-tokens", "4", "--long-prompt")
+    few = ["--concurrency", "1", "--requests", "1", "--max-new-tokens", "4"]
+    report = load(
+        tmp_path, *few, "--repeat", "2", "--long-prompt"
+    )  # drafted streams may end after two prompts
     found = report["long_prompt"]
     assert report["p99_itl_ratio_long_prompt"] == found["speculative"]["p99_itl_ratio"] > 0
     assert found["prompt_tokens"] == 1000
-    assert found["plain"]["admissions"] >= 1 and found["speculative"]["admissions"] >= 1
+    assert found["plain"]["admissions"] >= 3 and found["speculative"]["admissions"] >= 3
