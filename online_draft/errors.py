@@ -8,6 +8,7 @@ OnlineDraftError
 ├── ArtifactError          a drafter's files are missing, truncated, corrupt or for another target
 ├── JournalError           the decision journal can't be read or written
 │   └── LostRaceError      another writer decided first; read again and decide again
+├── EngineDead             a replica's engine failed too often or never came up; it must be replaced
 ├── StoreError             the artifact file system or Redis can't be used
 └── LaunchError            Ray, Redis or a deployment did not start; carries the reason
 """
@@ -58,6 +59,10 @@ class JournalError(OnlineDraftError):
 
 class LostRaceError(JournalError):
     """Another writer appended first. Read the journal again and decide again."""
+
+
+class EngineDead(OnlineDraftError):
+    """The engine failed too often or never came up; the replica must be replaced."""
 
 
 class StoreError(OnlineDraftError):

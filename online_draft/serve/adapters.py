@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from online_draft.errors import ArtifactError, ConfigError, StoreError
+from online_draft.errors import ArtifactError, ConfigError, EngineDead, StoreError
 from online_draft.models.adapters.files import read_adapter
 from online_draft.registry.adapters import AdapterRegistry
-from online_draft.serve.engine_thread import EngineDead
 
 if TYPE_CHECKING:
     from online_draft.decoding.engine import Engine

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from online_draft.buffer.erasures import ErasureLog
-from online_draft.errors import StoreError
-from online_draft.serve.engine_thread import EngineDead
+from online_draft.errors import EngineDead, StoreError
 from online_draft.store import ArtifactStore
 
 logger = logging.getLogger(__name__)

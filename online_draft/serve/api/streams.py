@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -135,11 +135,44 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | Non
         await _cancel(task, watch)
 
 
+async def together(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The chunks, joined where several come while the loop was not yet back at the reader."""
+    ready: list[bytes] = []
+    change = asyncio.Event()
+    read = asyncio.Event()
+
+    async def pump() -> None:
+        try:
+            async for chunk in chunks:
+                ready.append(chunk)
+                change.set()
+                if len(ready) >= _QUEUE_STEPS:
+                    read.clear()
+                    await read.wait()
+        finally:
+            change.set()
+
+    task = asyncio.create_task(pump())
+    try:
+        while ready or not task.done():
+            await change.wait()
+            change.clear()
+            if ready:
+                joined = b"".join(ready)
+                ready.clear()
+                read.set()
+                yield joined
+        task.result()
+    finally:
+        await _cancel(task)
+
+
 class EventStream(Response):
     """A stream of server-sent events that is closed at once, on purpose, when the client goes away.
 
-    Starlette's StreamingResponse leaves the closing of its iterator to garbage collection. `source` is
-    what `events` reads from: it is closed too, since closing a generator that never started runs nothing.
+    Events that are there at the same time are sent together. Starlette's StreamingResponse leaves the closing
+    of its iterator to garbage collection. `source` is what `events` reads from: it is closed too, since
+    closing a generator that never started runs nothing.
     """
 
     media_type = "text/event-stream"
@@ -166,6 +199,7 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         with suppress(OSError):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for chunk in self._events:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            async with aclosing(together(self._events)) as chunks:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})

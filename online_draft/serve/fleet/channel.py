@@ -1,4 +1,4 @@
-"""The replica's end of what connects it with one ingress: one stream down, calls up."""
+"""The replica's end of what connects it with one ingress: messages down, messages up."""
 
 from __future__ import annotations
 
@@ -13,17 +13,11 @@ from online_draft.serve.fleet.messages import Downlink, Order, Refusal, ReplicaL
 from online_draft.serve.fleet.transcript import Transcript
 from online_draft.serve.sinks import Item
 
-WINDOW = 64
-"""Messages that may be on their way unread; beyond it outputs are collected into fewer, larger ones."""
-STALLED_S = 0.05
-"""How long such a message waits, at most."""
 SPACING_S = 0.005
 """Steps that come faster share messages, each of which costs more than what is in it. A request's first and
 last output wait for nothing."""
 LAZY_S = 0.25
 """How long outputs that nobody reads along may wait for company."""
-MESSAGES = 1_000
-"""Messages of one stream: Ray keeps something of each until the stream ends."""
 LEASE_S = 15.0
 """An ingress that says nothing for so long is gone."""
 
@@ -32,7 +26,8 @@ class Channel:
     """Collects what the engine has for one ingress; the sink of all its requests. Lives on one event loop.
 
     `start(request_id, order, channel)` and `stop(request_id, channel)` reach the engine, `finished` is
-    told what remains of each finished request, `load` is asked with every message.
+    told what remains of each finished request, `load` is asked with every message. Where nobody asks for the
+    next message, the ingress being behind, outputs are collected in fewer and larger ones.
     """
 
     def __init__(
@@ -51,13 +46,14 @@ class Channel:
         self._clock = clock
         self._running: dict[str, Transcript] = {}
         self._live: set[str] = set()
-        self._items: list[StepOutput | Refusal] = []
+        self._steps: list[StepOutput] = []
+        self._refusals: list[Refusal] = []
+        self._answer = False
         self._ready = asyncio.Event()
-        self._sent = self._read = 0
         self._sent_at = -SPACING_S
         self._urgent = asyncio.Event()
         self._heard = clock()
-        self.closed = False
+        self._closed = asyncio.Event()
         self._look_at_lease()
 
     @property
@@ -65,10 +61,19 @@ class Channel:
         """Requests of this ingress that aren't finished."""
         return len(self._running)
 
+    @property
+    def closed(self) -> bool:
+        """Whether its ingress is gone."""
+        return self._closed.is_set()
+
+    async def wait_closed(self) -> None:
+        """Until it is."""
+        await self._closed.wait()
+
     def up(self, message: Uplink) -> None:
-        """What the ingress said."""
+        """What the ingress said. An answer goes down."""
         self._heard = self._clock()
-        self._read = max(self._read, message.read)
+        self._answer = True
         for order in message.orders:
             name = order.request.request_id
             self._running[name] = Transcript(order.request, order.lengths)
@@ -91,55 +96,50 @@ class Channel:
         live = request_id in self._live
         if live and (isinstance(item, Exception) or item.finish_reason is not None or transcript.begins):
             self._urgent.set()
-        if not live and not self._items:
+        if not live and not self._steps:
             self.loop.call_later(LAZY_S, self._ready.set)
         if isinstance(item, Exception):
             self._drop(request_id)
-            self._items.append(Refusal(request_id, item))
+            self._refusals.append(Refusal.of(request_id, item))
         else:
             transcript.add(item)
             if item.finish_reason is not None:
                 self._drop(request_id)
                 self._finished(transcript, item)
-            self._items.append(item)
+            self._steps.append(item)
         if live or request_id not in self._running:
             self._ready.set()
 
     async def down(self) -> AsyncGenerator[Downlink, None]:
-        """Messages as long as the ingress is there, the first one at once. Closing it cancels all requests,
-        but not its end behind a `last` message: then `down` is to be called again."""
-        sent, last = 1, False
+        """Messages as long as the ingress is there, the first one at once. Its end cancels all requests."""
         try:
             yield self._message()
-            while not self.closed and not last:
+            while not self.closed:
                 await self._ready.wait()
-                if self._sent - self._read >= WINDOW:
-                    await self._reader()
                 await self._space()
                 self._ready.clear()
-                if self._items:
-                    sent += 1
-                    last = sent >= MESSAGES
-                    yield self._message(last)
+                if self._steps or self._refusals or self._answer:
+                    yield self._message()
         finally:
-            if not last:
-                self.close()
+            self.close()
 
     def close(self) -> None:
         """Cancel what still runs. Idempotent."""
-        self.closed = True
+        self._closed.set()
         self._ready.set()
         self._urgent.set()
         for name in list(self._running):
             self._drop(name)
             self._stop(name, self)
 
-    def _message(self, last: bool = False) -> Downlink:
-        items, self._items = tuple(self._items), []
-        self._sent += 1
+    def _message(self) -> Downlink:
+        message = Downlink(tuple(self._steps), tuple(self._refusals), self._load())
+        self._steps.clear()
+        self._refusals.clear()
+        self._answer = False
         self._sent_at = self._clock()
         self._urgent.clear()
-        return Downlink(items, self._load(), last)
+        return message
 
     def _drop(self, name: str) -> Transcript | None:
         self._live.discard(name)
@@ -157,11 +157,3 @@ class Channel:
         if left > 0 and not self.closed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._urgent.wait(), left)
-
-    async def _reader(self) -> None:
-        """The ingress is behind: until it has read, or for a moment."""
-        until = self._clock() + STALLED_S
-        self.loop.call_later(STALLED_S, self._ready.set)
-        while self._sent - self._read >= WINDOW and self._clock() < until:
-            self._ready.clear()
-            await self._ready.wait()

@@ -167,7 +167,7 @@ class Fleet:
             return
         pause = self._pauses.get(link.name, FIRST_PAUSE_S)
         self._pauses[link.name] = min(2 * pause, LAST_PAUSE_S)
-        logger.warning("replica %s was lost", link.name)
+        logger.warning("replica %s was lost: %s", link.name, link.reason)
         asyncio.get_running_loop().call_later(pause, self._open, link.name)
 
     def _say_in_use(self) -> None:

@@ -1,26 +1,28 @@
-"""The ingress's end of what connects it with one replica: one stream down, calls up, as few as possible."""
+"""The ingress's end of what connects it with one replica: a stream that says where, and a connection."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal, cast
 
+import msgspec
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from online_draft.core import StepOutput
 from online_draft.errors import OnlineDraftError
-from online_draft.serve.fleet.channel import WINDOW
-from online_draft.serve.fleet.messages import Downlink, Order, Refusal, ReplicaLoad, Uplink
+from online_draft.serve.fleet.messages import Address, Downlink, Order, ReplicaLoad, Uplink
+from online_draft.serve.fleet.wire import Wire, WireError
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
+_downlink = msgspec.msgpack.Decoder(Downlink)
 
 Inbox = asyncio.Queue[StepOutput | Exception]
 State = Literal["opening", "open", "draining", "closed"]
@@ -37,8 +39,8 @@ class ReplicaLost(OnlineDraftError):
 class Link:
     """All requests of this ingress that one replica works on. Lives on one event loop.
 
-    `start` opens it; `changed` is called with every change of `state`. A stream that ends, or a call up that
-    fails or takes longer than `hang_after_s`, means that the replica is lost: every inbox then gets
+    `start` opens it; `changed` is called with every change of `state`. A stream or a connection that ends, or
+    an answer that takes longer than `hang_after_s`, means that the replica is lost: every inbox then gets
     `ReplicaLost`, and the link is closed for good. While `draining` it takes no orders and closes itself
     behind the last one.
     """
@@ -56,14 +58,15 @@ class Link:
         self.load = ReplicaLoad()
         self._handle = handle
         self._changed = changed
-        self._channel = secrets.token_hex(8)
         self._inboxes: dict[str, Inbox] = {}
         self._others = 0
         self._orders: list[Order] = []
         self._cancelled: list[str] = []
-        self._read = self._told = 0
+        self.reason = ""
+        """Why it is closed."""
         self._speak = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._asked_at: float | None = None
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def requests(self) -> int:
@@ -76,8 +79,8 @@ class Link:
         return max((self._others + len(self._inboxes)) / self.load.slots, self.load.kv)
 
     def start(self) -> None:
-        """Open the stream. Doesn't block."""
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._talk())]
+        """Open it. Doesn't block."""
+        self._task = asyncio.create_task(self._run())
 
     def send(self, order: Order) -> Inbox:
         """Give the replica a request; what comes of it arrives in the inbox, an exception as its last item.
@@ -109,9 +112,10 @@ class Link:
         """End it; what ran there is lost, or to be moved. Idempotent."""
         if self.state == "closed":
             return
+        self.reason = reason
         inboxes, self._inboxes = self._inboxes, {}
-        for task in self._tasks:
-            task.cancel()
+        if self._task is not None:
+            self._task.cancel()
         for inbox in inboxes.values():
             inbox.put_nowait(ReplicaLost(reason, moved))
         self._turn("closed")
@@ -124,82 +128,81 @@ class Link:
         if self.state == "draining" and not self._inboxes:
             self.close("drained", moved=True)
 
-    async def _listen(self) -> None:
-        reason = "its stream ended"
+    async def _run(self) -> None:
+        streaming = self._handle.options(stream=True)
+        stream = cast(DeploymentResponseGenerator[Address], streaming.open.remote(to=self.name))
         try:
-            while await self._read_stream():
-                pass
-        except (RayError, RayServeException) as error:
-            reason = type(error).__name__
+            reason = await self._follow(stream)
+        except (RayError, RayServeException, OSError, WireError) as error:
+            reason = f"{type(error).__name__}: {error}"[:200]
         except Exception:
-            logger.exception("the stream of replica %s failed", self.name)
-            reason = "its stream failed"
+            logger.exception("the link to replica %s failed", self.name)
+            reason = "its link failed"
+        finally:
+            with suppress(Exception):
+                stream.cancel()  # type: ignore[no-untyped-call]
         self.close(reason)
 
-    async def _read_stream(self) -> bool:
-        """Read a stream to its end; returns whether the channel goes on in another one."""
-        streaming = self._handle.options(stream=True)
-        stream = cast(
-            DeploymentResponseGenerator[Downlink], streaming.open.remote(self._channel, to=self.name)
-        )
-        last = False
+    async def _follow(self, stream: DeploymentResponseGenerator[Address]) -> str:
+        """Connect, and go on until something ends; returns what it was."""
         try:
-            async for message in stream:
-                if self.state == "opening":
-                    self._turn("open")
-                self._take(message)
-                last = message.last
+            address = await asyncio.wait_for(anext(stream), self._hang_after_s)
+            wire = await asyncio.wait_for(Wire.connect(address.host, address.port), self._hang_after_s)
+        except StopAsyncIteration:
+            return "its stream ended"
+        except TimeoutError:
+            return "it doesn't answer"
+        parts = (self._listen(wire), self._talk(wire, address.token), _end(stream))
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
         finally:
-            if not last:
-                with suppress(Exception):
-                    stream.cancel()  # type: ignore[no-untyped-call]
-        return last
+            wire.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, wire: Wire) -> str:
+        while (message := await wire.receive(_downlink)) is not None:
+            self._asked_at = None
+            if self.state == "opening":
+                self._turn("open")
+            self._take(message)
+        return "its connection ended"
+
+    async def _talk(self, wire: Wire, token: str) -> str:
+        await wire.send(token)
+        beat = min(HEARTBEAT_S, self._hang_after_s / 2)
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._speak.wait(), beat)
+            now = time.monotonic()
+            if self._asked_at is not None and now - self._asked_at > self._hang_after_s:
+                return "it doesn't answer"
+            self._asked_at = self._asked_at or now
+            self._speak.clear()
+            orders, self._orders = tuple(self._orders), []
+            cancelled, self._cancelled = tuple(self._cancelled), []
+            await wire.send(Uplink(orders, cancelled))
 
     def _take(self, message: Downlink) -> None:
-        self._read += 1
-        if self._read - self._told >= WINDOW // 2:
-            self._speak.set()
-        for item in message.items:
-            inbox = self._inboxes.get(item.request_id)
-            if inbox is None:
-                continue
-            if isinstance(item, Refusal):
-                del self._inboxes[item.request_id]
-                inbox.put_nowait(item.error)
-            else:
-                if item.finish_reason is not None:
-                    del self._inboxes[item.request_id]
-                inbox.put_nowait(item)
-        self._note(message.load)
+        for step in message.steps:
+            inbox = self._inboxes.get(step.request_id)
+            if inbox is not None:
+                if step.finish_reason is not None:
+                    del self._inboxes[step.request_id]
+                inbox.put_nowait(step)
+        for refusal in message.refusals:
+            inbox = self._inboxes.pop(refusal.request_id, None)
+            if inbox is not None:
+                inbox.put_nowait(refusal.error)
+        self.load = load = message.load
+        self._others = max(0, load.running + load.waiting - len(self._inboxes))
         self._end_if_drained()
 
-    def _note(self, load: ReplicaLoad) -> None:
-        self.load = load
-        self._others = max(0, load.running + load.waiting - len(self._inboxes))
 
-    async def _talk(self) -> None:
-        reason = "it knows the ingress no more"
-        try:
-            while True:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._speak.wait(), HEARTBEAT_S)
-                if self.state == "opening":
-                    continue
-                self._speak.clear()
-                orders, self._orders = tuple(self._orders), []
-                cancelled, self._cancelled = tuple(self._cancelled), []
-                self._told = self._read
-                message = Uplink(orders, cancelled, self._read)
-                async with asyncio.timeout(self._hang_after_s):
-                    load = await self._handle.tell.remote(self._channel, message, to=self.name)
-                if load is None:
-                    break
-                self._note(load)
-        except TimeoutError:
-            reason = "it doesn't answer"
-        except (RayError, RayServeException) as error:
-            reason = type(error).__name__
-        except Exception:
-            logger.exception("a call to replica %s failed", self.name)
-            reason = "a call failed"
-        self.close(reason)
+async def _end(stream: DeploymentResponseGenerator[Address]) -> str:
+    async for _ in stream:
+        pass
+    return "its stream ended"

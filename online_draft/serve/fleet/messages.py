@@ -5,6 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from online_draft.core import GenerationRequest, StepOutput
+from online_draft.errors import CapacityError, EngineDead, OnlineDraftError, RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a replica's channel is reached; `token` opens it, once."""
+
+    host: str
+    port: int
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +29,43 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """One call up: requests to run, requests to forget, and how many messages down were read so far."""
+    """One message up: requests to run and requests to forget. It is answered by a message down."""
 
     orders: tuple[Order, ...] = ()
     cancelled: tuple[str, ...] = ()
-    read: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An engine didn't take a request in, or lost it."""
+    """An engine didn't take a request in, or lost it: the error as plain data."""
 
     request_id: str
-    error: Exception
+    kind: str
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after_s: int = 1
+
+    @classmethod
+    def of(cls, request_id: str, error: Exception) -> Refusal:
+        """A request's error."""
+        if isinstance(error, CapacityError):
+            return cls(request_id, "capacity", str(error), retry_after_s=error.retry_after_s)
+        if isinstance(error, RequestError):
+            return cls(request_id, "request", str(error), error.param, error.code)
+        return cls(request_id, "dead" if isinstance(error, EngineDead) else "other", str(error))
+
+    @property
+    def error(self) -> OnlineDraftError:
+        """The error again."""
+        match self.kind:
+            case "capacity":
+                return CapacityError(self.message, self.retry_after_s)
+            case "request":
+                return RequestError(self.message, self.param, self.code)
+            case "dead":
+                return EngineDead(self.message)
+        return OnlineDraftError(self.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +88,9 @@ class ReplicaLoad:
 
 @dataclass(frozen=True, slots=True)
 class Downlink:
-    """One message down: what the engine had for this ingress since the last one. Behind the `last` message
-    of a stream the channel goes on in another."""
+    """One message down: what the engine had for this ingress since the last one. A refusal is the last that
+    is said of its request."""
 
-    items: tuple[StepOutput | Refusal, ...]
+    steps: tuple[StepOutput, ...]
+    refusals: tuple[Refusal, ...]
     load: ReplicaLoad
-    last: bool = False

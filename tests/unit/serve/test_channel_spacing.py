@@ -22,12 +22,12 @@ async def test_first_and_last_outputs_go_at_once_and_those_between_together(
     channel.up(Uplink((Order(GenerationRequest("a", (1,))),)))
     channel.take("a", StepOutput("a", (1,), "one"))
     first = await asyncio.wait_for(anext(down), 10)
-    assert [len(item.token_ids) for item in first.items if isinstance(item, StepOutput)] == [1]
+    assert [len(step.token_ids) for step in first.steps] == [1]
     waiting = asyncio.ensure_future(anext(down))
     for token in (2, 3):
         channel.take("a", StepOutput("a", (token,), "more"))
         await asyncio.sleep(0.02)
         assert not waiting.done()
     channel.take("a", StepOutput("a", (4,), "end", "stop"))
-    assert len((await asyncio.wait_for(waiting, 10)).items) == 3
+    assert len((await asyncio.wait_for(waiting, 10)).steps) == 3
     await down.aclose()

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from online_draft.core import GenerationRequest, SamplingParams, StepOutput
-from online_draft.errors import CapacityError
-from online_draft.serve.engine_thread import EngineDead, EngineThread
+from online_draft.errors import CapacityError, EngineDead
+from online_draft.serve.engine_thread import EngineThread
 
 
 class CountingEngine:

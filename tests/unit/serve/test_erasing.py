@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from online_draft.buffer.erasures import ErasureLog
-from online_draft.errors import StoreError
-from online_draft.serve.engine_thread import EngineDead
+from online_draft.errors import EngineDead, StoreError
 from online_draft.serve.erasing import ErasureWatcher
 from online_draft.store import ArtifactStore
 
@@ -79,15 +80,12 @@ def test_a_store_that_is_away_is_no_reason_to_stop(
     assert done == ["a"]
 
 
-def test_the_thread_looks_by_itself_and_ends(store: ArtifactStore) -> None:
+def test_the_thread_looks_by_itself_and_ends(store: ArtifactStore, until: Callable[..., Any]) -> None:
     done: list[str] = []
     watcher = ErasureWatcher(store, done.append, interval_s=0.01)
     watcher.start()
     ErasureLog(store).request("a")
-    deadline = time.monotonic() + 10
-    while not done:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: done, 10)
     watcher.stop()
     watcher.stop()
     assert not watcher._thread.is_alive()

@@ -24,12 +24,12 @@ from online_draft.errors import CapacityError
 from online_draft.models.config import TargetConfig
 from online_draft.models.loading import LoadedTarget, random_target
 from online_draft.serve.engine_thread import EngineThread
-from online_draft.serve.fleet import channel as channel_module
 from online_draft.serve.fleet.channel import Channel
 from online_draft.serve.fleet.fleet import Fleet
 from online_draft.serve.fleet.link import ReplicaLost
 from online_draft.serve.fleet.members import MEMBERS
-from online_draft.serve.fleet.messages import Downlink, ReplicaLoad, Uplink
+from online_draft.serve.fleet.messages import Address, ReplicaLoad, Uplink
+from online_draft.serve.fleet.port import ChannelPort
 from online_draft.serve.fleet.resume import run
 from online_draft.serve.fleet.scaling import ScalingConfig
 
@@ -44,7 +44,8 @@ class FakeReplica:
         self.thread = thread
         self.slots = slots
         self.target = "llama-abc-def"
-        self.channels: dict[str, Channel] = {}
+        self.channels: list[Channel] = []
+        self.port = ChannelPort("127.0.0.1")
         self.orders: list[str] = []
         self.alive = True
         self.frozen = asyncio.Event()
@@ -54,39 +55,49 @@ class FakeReplica:
         running, waiting = self.thread.load()
         return ReplicaLoad(running, waiting, self.slots, 64, 0.0, self.target)
 
-    async def open(self, channel: str) -> AsyncIterator[Downlink]:
-        known = self.channels.get(channel)
-        opened = self.channels[channel] = known or Channel(
+    def connect(self) -> Channel:
+        channel = Listening(
+            self,
             lambda order, sink: self.thread.submit(order.request, sink),
             self.thread.cancel,
             lambda transcript, last: None,
             self.load,
         )
-        async for message in opened.down():
-            yield message
+        self.channels.append(channel)
+        return channel
 
-    async def tell(self, channel: str, message: Uplink) -> ReplicaLoad | None:
-        if self.frozen.is_set():
-            await asyncio.Event().wait()
-        self.orders += [order.request.request_id for order in message.orders]
-        if channel not in self.channels or self.channels[channel].closed:
-            return None
-        self.channels[channel].up(message)
-        return self.load()
+    async def open(self) -> AsyncIterator[Address]:
+        channel = self.connect()
+        yield await self.port.expect(channel)
+        await channel.wait_closed()
 
     def kill(self) -> None:
         """As SIGKILL: streams break, and nobody is told by the replica."""
         self.alive = False
         for stream in self.streams:
             stream.broken.set()
-        for channel in self.channels.values():
+        self.port.close()
+        for channel in self.channels:
             channel.close()
+
+
+class Listening(Channel):
+    """Notes orders; a frozen replica hears and says nothing."""
+
+    def __init__(self, replica: FakeReplica, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._replica = replica
+
+    def up(self, message: Uplink) -> None:
+        if not self._replica.frozen.is_set():
+            self._replica.orders += [order.request.request_id for order in message.orders]
+            super().up(message)
 
 
 class FakeStream:
     """Ray's response generator."""
 
-    def __init__(self, source: AsyncIterator[Downlink] | None, replica: FakeReplica | None) -> None:
+    def __init__(self, source: AsyncIterator[Address] | None, replica: FakeReplica | None) -> None:
         self._source = source
         self.broken = asyncio.Event()
         self.cancelled = False
@@ -96,7 +107,7 @@ class FakeStream:
     def __aiter__(self) -> FakeStream:
         return self
 
-    async def __anext__(self) -> Downlink:
+    async def __anext__(self) -> Address:
         if self._source is None:
             raise StopAsyncIteration
         item = asyncio.ensure_future(anext(self._source))
@@ -128,24 +139,16 @@ class FakeHandle:
     def __init__(self, replicas: dict[str, FakeReplica]) -> None:
         self.replicas = replicas
         self.open = _Method(self._open)
-        self.tell = _Method(self._tell)
 
     def options(self, stream: bool) -> FakeHandle:
         assert stream
         return self
 
-    def _open(self, channel: str, to: str) -> FakeStream:
+    def _open(self, to: str) -> FakeStream:
         replica = self.replicas.get(to)
         if replica is None or not replica.alive:
             return FakeStream(None, None)
-        return FakeStream(replica.open(channel), replica)
-
-    async def _tell(self, channel: str, message: Uplink, to: str) -> ReplicaLoad | None:
-        await asyncio.sleep(0)
-        replica = self.replicas.get(to)
-        if replica is None or not replica.alive:
-            raise ActorDiedError()
-        return await replica.tell(channel, message)
+        return FakeStream(replica.open(), replica)
 
 
 @pytest.fixture(scope="module")
@@ -188,11 +191,13 @@ class World:
         self._fleets.append(fleet)
         return fleet
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for fleet in self._fleets:
             fleet.close()
         MEMBERS.set("app/Replica", [])
         for replica in self.replicas.values():
+            replica.kill()
+            await replica.port.wait_closed()
             replica.thread.close()
 
 
@@ -200,7 +205,7 @@ class World:
 async def world(loaded: LoadedTarget) -> AsyncIterator[World]:
     world = World(loaded)
     yield world
-    world.close()
+    await world.close()
     for _ in range(3):
         await asyncio.sleep(0)
 
@@ -242,17 +247,6 @@ async def test_requests_share_one_stream_and_keep_their_outputs_apart(world: Wor
     for index, outputs in enumerate(results[:6]):
         assert {output.request_id for output in outputs} == {f"q{index}"}
     assert len(replica.streams) == 1 and len(replica.orders) == 7
-
-
-async def test_a_channel_goes_on_in_another_stream(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "MESSAGES", 7)
-    monkeypatch.setattr(channel_module, "SPACING_S", 0.0)
-    replica = world.add("r1")
-    fleet = world.fleet()
-    results = await asyncio.gather(*(collect(fleet, ask(f"q{i}", 60)) for i in range(3)))
-    assert results[0] and len({str(whole(outputs)) for outputs in results}) == 1
-    assert len(replica.streams) > 5 and len(replica.channels) == 1
-    assert not any(stream.cancelled for stream in replica.streams)
 
 
 SAMPLINGS: list[dict[str, Any]] = [
