@@ -41,7 +41,13 @@ from online_draft.serve.access.config import AccessConfig
 from online_draft.serve.access.key_file import DEFAULT_NAME as KEYS_NAME
 from online_draft.serve.fleet.scaling import ScalingConfig
 from online_draft.settings_models import ModelEntry, check_aliases, parse_models, resolve
-from online_draft.settings_sections import RaySettings, RedisSettings, TlsSettings, only_fields_of
+from online_draft.settings_sections import (
+    RaySettings,
+    RedisSettings,
+    TlsSettings,
+    WebhookSettings,
+    only_fields_of,
+)
 
 ENV_PREFIX = "ONLINE_DRAFT_"
 DEFAULT_FILE = Path("online-draft.toml")
@@ -112,6 +118,7 @@ class Settings(BaseSettings):
     buffer: Annotated[WriterConfig, BeforeValidator(only_fields_of(WriterConfig))] = WriterConfig()
     learner: Annotated[LearnerConfig, BeforeValidator(only_fields_of(LearnerConfig))] = LearnerConfig()
     control: Annotated[ControlConfig, BeforeValidator(only_fields_of(ControlConfig))] = ControlConfig()
+    webhooks: WebhookSettings = WebhookSettings()
 
     _realm: str = PrivateAttr("")
 
@@ -291,12 +298,12 @@ def _as_config_error(found: dict[str, Any]) -> ConfigError:
     if found["type"] == "extra_forbidden":
         return ConfigError(field, "there is no such setting; `online-draft config show` lists all")
     message = found["msg"].removeprefix("Value error, ")
-    secret = field in ("admin_key", "access") or field.startswith("access.keys")
+    secret = field in ("admin_key", "access") or field.startswith(("access.keys", "webhooks"))
     shown = "what may be a secret" if secret else repr(found["input"])
     return ConfigError(field, f"{message}, got {shown}")
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """All values as plain data, the admin key hidden; for `config show`."""
+    """All values as plain data, admin key and webhooks hidden; for `config show`."""
     shown: dict[str, Any] = settings.model_dump(mode="json")
     return shown

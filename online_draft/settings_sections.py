@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from online_draft.errors import ConfigError
 
@@ -21,9 +24,22 @@ def only_fields_of(owner: type) -> Callable[[Any], Any]:
 
     def check(value: Any) -> Any:
         _check_keys(owner, value, "")
-        return value
+        return _decoded(owner, value)
 
     return check
+
+
+def _decoded(owner: type, value: Any) -> Any:
+    """With lists that the environment gives as JSON."""
+    if not isinstance(value, Mapping):
+        return value
+    lists = {name for name, hint in get_type_hints(owner).items() if get_origin(hint) is tuple}
+    found = dict(value)
+    for name in lists & found.keys():
+        if isinstance(found[name], str):
+            with contextlib.suppress(ValueError):
+                found[name] = json.loads(found[name])
+    return found
 
 
 def _check_keys(owner: Any, value: Any, path: str) -> None:
@@ -66,6 +82,8 @@ class RaySettings(BaseModel):
     """Shared memory of the private Ray."""
     temp_dir: Path = Path("/tmp")
     """Where sockets and files of the private Redis and Ray lie; short paths only."""
+    other_code: bool = False
+    """Nodes with other code than the service was deployed from serve, too: while these are replaced."""
 
 
 class TlsSettings(BaseModel):
@@ -86,3 +104,40 @@ class TlsSettings(BaseModel):
             if path is not None and not os.access(path, os.R_OK):
                 raise ConfigError(f"tls.{name}", f"{path} can't be read")
         return self
+
+
+class WebhookSettings(BaseModel):
+    """Who is told of alarms and rollbacks over HTTP. URLs are secrets like the secret: better in the
+    environment than in a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    url: SecretStr | None = None
+    """Gets alarms and rollbacks as JSON (POST): http:// or https://."""
+    slack_url: SecretStr | None = None
+    """Gets them as messages of Slack: an incoming webhook, or what understands its messages."""
+    secret: SecretStr | None = None
+    """Signs what `url` gets: X-Online-Draft-Signature."""
+    timeout_s: float = Field(default=5.0, gt=0, le=60)
+    """How long a receiver may take to accept a connection, and again to answer."""
+    give_up_s: float = Field(default=3600.0, gt=0)
+    """A message that wasn't delivered for so long is dropped."""
+
+    @field_validator("url", "slack_url")
+    @classmethod
+    def _is_http(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            try:
+                parts = urlsplit(url.get_secret_value())
+                fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                fits = False
+            if not fits:
+                raise ValueError("must be a URL, http:// or https://")
+        return url
+
+    def revealed(self) -> dict[str, Any]:
+        """Plain data, secrets in the open: for the processes that use them."""
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in self
+        }

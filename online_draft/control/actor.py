@@ -12,6 +12,7 @@ from typing import Any, cast
 from online_draft.control.config import ControlConfig, ControlPlace
 from online_draft.control.keeper import LearnerKeeper
 from online_draft.control.loop import ControlLoop
+from online_draft.control.webhooks.config import WebhookConfig
 from online_draft.logs import set_up_logs_of
 from online_draft.registry.revision import code_version
 from online_draft.store.keys import of_realm
@@ -31,13 +32,14 @@ class ControlActor:
     ) -> None:
         set_up_logs_of(place, "control")
         self._given = str(place.get("settings", ""))
-        settings = ControlConfig(**config)
+        settings = ControlConfig.from_dict(config)
         keeper = None
         if revive is not None:
             keeper = LearnerKeeper(
                 settings, code_version(), lambda timeout_s: ping_learner(place, timeout_s), revive
             )
-        self._loop = ControlLoop(ControlPlace.from_dict(place), settings, keeper)
+        webhooks = WebhookConfig(**place.get("webhooks", {}))
+        self._loop = ControlLoop(ControlPlace.from_dict(place), settings, keeper, webhooks=webhooks)
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._loop.run, args=(self._stop,), name="control", daemon=True
@@ -80,8 +82,8 @@ def start_control(
 ) -> None:
     """Have control run at this code version. Idempotent; blocks until the actor answers; raises Ray's errors.
 
-    `place` as in `ControlPlace`, with the Ray `namespace`. `revive` starts the learner anew; it is called in
-    control's process. Without it nobody looks after the learner.
+    `place` as in `ControlPlace`, with the Ray `namespace` and `webhooks` as in `WebhookConfig`. `revive`
+    starts the learner anew; it is called in control's process. Without it nobody looks after the learner.
     """
     import ray
 

@@ -6,18 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from online_draft.control.replicas import ReplicaView
+from online_draft.control.replicas import Replicas, ReplicaView
 from online_draft.monitor.drift.state import DriftState
 from online_draft.registry.ladder import LadderState
 
 AlarmCode = Literal[
-    "stale_version", "unusable_version", "nothing_decided", "counts_unreadable", "learner_trouble", "drift"
+    "stale_version",
+    "unusable_version",
+    "nothing_decided",
+    "counts_unreadable",
+    "learner_trouble",
+    "drift",
+    "learner_stalled",
+    "buffer_lag",
+    "books_unbalanced",
+    "replica_silent",
+    "journal_unreadable",
+    "node_refused",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """`about` is a replica, a version, an actor or a segment; `since_ms` 0 where it isn't known."""
+    """`about` is a replica, a node, a version, an actor or a segment; `since_ms` 0 where it isn't known."""
 
     code: AlarmCode
     about: str
@@ -36,6 +47,8 @@ def version_alarms(
     second = state.arms.second if state.arms is not None else None
     alarms = []
     for name, replica in replicas.items():
+        if replica.seq > state.seq:
+            continue  # it knows more than we do
         for version in (state.champion, second):
             reason = replica.unusable.get(version or "")
             if reason:
@@ -49,6 +62,19 @@ def version_alarms(
             )
             alarms.append(Alarm("stale_version", name, message, since_ms))
     return alarms
+
+
+def node_alarms(replicas: Replicas) -> list[Alarm]:
+    """Replicas and nodes that are cut off from something, or that may not serve."""
+    alarms = []
+    for name, replica in replicas.alive.items():
+        if replica.journal_error:
+            message = f"can't read the journal and drafts with what it has: {replica.journal_error}"
+            alarms.append(Alarm("journal_unreadable", name, message))
+    for name, at_ms in replicas.silent.items():
+        message = "says nothing: it is gone and none has taken its place, or it can't reach Redis"
+        alarms.append(Alarm("replica_silent", name, message, at_ms))
+    return alarms + [Alarm("node_refused", host, reason) for host, reason in replicas.refused.items()]
 
 
 def drift_alarm(drift: DriftState) -> Alarm:

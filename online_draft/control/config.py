@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from online_draft.errors import ConfigError
+from online_draft.monitor.drift.config import DriftConfig
 from online_draft.store import RedisKeys
 
 
@@ -22,6 +23,8 @@ class ControlConfig:
     if the next candidate waits. Share 0: no watch. An arm is worse if τ is lower by the part `worse_by` and
     more than by chance (`worse_alpha`, over a whole canary or watch), on `worse_requests` in each arm at
     least. A replica may draft with other versions than decided for `stale_after_s`, then there is an alarm.
+    So there is when the learner got on with nothing for `stalled_after_s` although it had something to do, or
+    has yet to read more than `lag_records`. What is drift, `drift` says.
     """
 
     enabled: bool = True
@@ -41,6 +44,9 @@ class ControlConfig:
     worse_by: float = 0.01
     worse_requests: int = 10
     stale_after_s: float = 30.0
+    stalled_after_s: float = 1800.0
+    lag_records: int = 10_000
+    drift: DriftConfig = field(default_factory=DriftConfig)
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -59,10 +65,16 @@ class ControlConfig:
         if self.watch_min_s > self.watch_s:
             raise ConfigError("control.watch_min_s", f"must be at most watch_s, {self.watch_s}")
 
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ControlConfig:
+        """Inverse of `dataclasses.asdict`."""
+        return cls(**{**raw, "drift": DriftConfig(**raw["drift"])})
+
 
 _POSITIVE = (
     "poll_interval_s", "ping_every_s", "ping_timeout_s", "max_missed", "keep_versions", "canary_requests",
-    "canary_max_s", "watch_s", "watch_min_s", "worse_requests", "stale_after_s",
+    "canary_max_s", "watch_s", "watch_min_s", "worse_requests", "stale_after_s", "stalled_after_s",
+    "lag_records",
 )  # fmt: skip
 
 

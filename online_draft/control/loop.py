@@ -11,12 +11,16 @@ from typing import Any
 
 import redis
 
-from online_draft.control.alarms import Alarm, drift_alarm, version_alarms
+from online_draft.control.alarms import Alarm, drift_alarm, node_alarms, version_alarms
 from online_draft.control.comparison import Comparison, compare
 from online_draft.control.config import ControlConfig, ControlPlace
 from online_draft.control.keeper import LearnerKeeper
-from online_draft.control.replicas import ReplicaView, read_replicas
+from online_draft.control.memory import Memory
+from online_draft.control.replicas import Replicas, read_replicas
 from online_draft.control.rules import Facts, choose
+from online_draft.control.vitals import Vitals
+from online_draft.control.webhooks.config import WebhookConfig
+from online_draft.control.webhooks.herald import Herald
 from online_draft.errors import ArtifactError, ConfigError, JournalError, StoreError
 from online_draft.monitor.arms import read_arms
 from online_draft.monitor.drift.watch import DriftWatch
@@ -46,6 +50,7 @@ class ControlLoop:
         config: ControlConfig,
         keeper: LearnerKeeper | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        webhooks: WebhookConfig | None = None,
     ) -> None:
         self._config = config
         self._keys: RedisKeys = place.keys
@@ -54,8 +59,12 @@ class ControlLoop:
         self._line = TargetLine(self._store, place.fingerprint)
         self._keeper = keeper
         self._now_ms = now_ms
+        self._vitals = Vitals(self._client, self._keys, config)
+        self._herald: Herald | None = None
+        if webhooks is not None and (webhooks.url or webhooks.slack_url):
+            self._herald = Herald(webhooks, Memory(self._client, self._keys, "webhooks"), now_ms)
         self._open(place.fingerprint)
-        self._replicas: dict[str, ReplicaView] = {}
+        self._replicas = Replicas()
         self._trouble = self._redis_trouble = ""
         self._wake_after = START
         self._status_at = float("-inf")
@@ -69,13 +78,19 @@ class ControlLoop:
                 logger.exception("control could not do its work")
                 self._trouble = f"{type(error).__name__}: {error}"
             self._wait(stop)
+        self.close()
+
+    def close(self) -> None:
+        """Give connections and threads back. Idempotent."""
+        if self._herald is not None:
+            self._herald.close()
         self._client.close()
 
     def _open(self, fingerprint: str) -> None:
         """Begin with this target's journal and traffic."""
         self._registry = DrafterRegistry(self._store, fingerprint)
         self._journal = DecisionJournal(self._store, fingerprint)
-        self._drift = DriftWatch(self._client, self._keys, fingerprint)
+        self._drift = DriftWatch(self._client, self._keys, fingerprint, self._config.drift)
         self._decisions: list[Decision] = []
         self._state = LadderState()
         self._decided_ms = 0
@@ -96,9 +111,13 @@ class ControlLoop:
             if not self._trouble:
                 logger.warning("nothing is decided now: %s", error)
             self._trouble = str(error)
+            self._look(self._state, self._now_ms())  # alarms about replicas don't wait for the journal
         self._drift.tick(self._now_ms() / 1000)
         if self._keeper is not None:
             self._keeper.check()
+        self._vitals.tick(self._now_ms())
+        if self._herald is not None:
+            self._herald.tell(self._registry.target, self.alarms(), self._decisions)
         self._publish()
         return made
 
@@ -113,20 +132,22 @@ class ControlLoop:
             "canary": state.canary,
             "pinned": state.pinned,
             "arms": None if arms is None else {**asdict(arms), "live": shown},
-            "replicas": {name: [view.version, view.second] for name, view in self._replicas.items()},
+            "replicas": {name: [view.version, view.second] for name, view in self._replicas.alive.items()},
             "drift": {drift.segment: drift.verdict for drift in self._drift.states},
             "alarms": [asdict(alarm) for alarm in self.alarms()],
             "journal_seq": state.seq,
             "trouble": self._trouble,
             "learner": self._keeper.status() if self._keeper is not None else None,
+            "webhooks": self._herald.status() if self._herald is not None else None,
             "code_version": code_version(),
         }
 
     def alarms(self) -> list[Alarm]:
         """What somebody should look at, as of the last tick."""
         found = version_alarms(
-            self._state, self._decided_ms, self._replicas, self._now_ms(), self._config.stale_after_s
+            self._state, self._decided_ms, self._replicas.alive, self._now_ms(), self._config.stale_after_s
         )
+        found += node_alarms(self._replicas)
         found += [drift_alarm(drift) for drift in self._drift.states if drift.alarm]
         if self._trouble:
             found.append(Alarm("nothing_decided", NAME, self._trouble))
@@ -135,7 +156,7 @@ class ControlLoop:
         trouble = self._keeper.status()["trouble"] if self._keeper is not None else ""
         if trouble:
             found.append(Alarm("learner_trouble", "learner", trouble))
-        return found
+        return found + self._vitals.alarms
 
     def _refresh(self) -> None:
         target = self._line.current()
@@ -160,13 +181,7 @@ class ControlLoop:
 
     def _facts(self, state: LadderState) -> Facts:
         now_ms = self._now_ms()
-        try:
-            self._replicas = read_replicas(self._client, self._keys, now_ms)
-            self._comparison = None if state.arms is None else self._compare(state, state.arms)
-            self._redis_trouble = ""
-        except StoreError as error:
-            self._replicas, self._comparison = {}, None
-            self._redis_trouble = str(error)
+        self._look(state, now_ms)
         climbing = state.canary or state.candidate
         free = state.arms is None and state.pinned is None  # else it waits: its files are read later
         proposal = next((d for d in reversed(self._decisions) if _proposes(d, climbing)), None)
@@ -177,6 +192,16 @@ class ControlLoop:
             self._comparison,
             "" if state.canary is None else self._unusable(state.canary),
         )
+
+    def _look(self, state: LadderState, now_ms: int) -> None:
+        """At replicas and, where two versions draft, at their counts."""
+        try:
+            self._replicas = read_replicas(self._client, self._keys, now_ms)
+            self._comparison = None if state.arms is None else self._compare(state, state.arms)
+            self._redis_trouble = ""
+        except StoreError as error:
+            self._replicas, self._comparison = Replicas(), None
+            self._redis_trouble = str(error)
 
     def _compare(self, state: LadderState, arms: Arms) -> Comparison:
         """A canary against the champion, or the watched champion against its forerunner. Segments with an
@@ -198,7 +223,7 @@ class ControlLoop:
 
     def _unusable(self, version: str) -> str:
         """Why some replica can't draft with a version."""
-        for name, view in self._replicas.items():
+        for name, view in self._replicas.alive.items():
             if version in view.unusable:
                 return f"{name} can't draft with it: {view.unusable[version]}"
         return ""

@@ -22,19 +22,15 @@ from online_draft.decoding.collect import collect
 from online_draft.decoding.commit import Commit
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.drafting.arms import Arms
-from online_draft.decoding.drafting.drafting import Drafting
+from online_draft.decoding.drafting.making import make_drafting, measured_profile
 from online_draft.decoding.drafting.ngrams import NgramDrafts
 from online_draft.decoding.drafting.staging import Staging
 from online_draft.decoding.feed import RingFeed
 from online_draft.decoding.masks import TokenMask
 from online_draft.decoding.memory import kv_tokens_for
 from online_draft.decoding.plan import CacheStats, StepPlan
-from online_draft.decoding.policy.cost import CostModel
-from online_draft.decoding.policy.profile import StepProfile
-from online_draft.decoding.policy.speculation import SpeculationPolicy
 from online_draft.decoding.retarget import TargetChange
 from online_draft.decoding.runners.base import Memory
-from online_draft.decoding.runners.profiling import step_profile
 from online_draft.decoding.runners.select import RunnerChoice
 from online_draft.decoding.scheduler import Scheduler
 from online_draft.decoding.sequence import Sequence
@@ -227,6 +223,10 @@ class Engine:
         out; `yield`: tokens gained per token promised, or None."""
         return self._drafting.report()
 
+    def speculation_counts(self) -> dict[str, Any]:
+        """`version` of the champion, and integers as `Drafting.counts`. Reads only, so from any thread."""
+        return {"version": self.drafter_version, **self._drafting.counts()}
+
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
         """Run one step and return what it gave each request that got tokens."""
@@ -361,22 +361,16 @@ class Engine:
 
     def _set_policy(self) -> None:
         """A policy for the champion and the runner at hand; both fix what a step costs."""
-        drafter, nodes = self._arms.champion.drafter, self.config.tree_nodes
-        able = drafter is not None or self._ngrams is not None
-        mode = self.config.speculation if able and nodes else "off"
-        profile = StepProfile((1,), (1e-3,))
-        if self.config.speculation == "auto":
-            profile = step_profile(
-                self._runners, self.target, self._fingerprint, drafter, self.config, self.threads
-            )
+        profile = measured_profile(
+            self._runners, self.target, self._fingerprint, self._arms, self.config, self.threads
+        )
+        if profile is not None:
             self._scheduler.pace(profile)
-        policy = SpeculationPolicy(CostModel(profile, self._runners.padded), nodes, mode)
-        self._drafting = Drafting(
-            policy,
-            nodes,
-            self.config.tree_width,
+        self._drafting = make_drafting(
+            profile,
+            self._runners.padded,
             self._arms,
             self._ngrams,
-            self.config.noise_ranked,
+            self.config,
             lambda: time.perf_counter(),
         )

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from online_draft.serve.config import ServiceConfig
 from online_draft.serve.fleet.autoscaling import ingress_autoscaling, replica_autoscaling
-from online_draft.serve.fleet.channel import Channel
-from online_draft.serve.fleet.messages import Downlink, ReplicaLoad, Uplink
+from online_draft.serve.fleet.messages import Address
+from online_draft.serve.fleet.port import ChannelPort
 from online_draft.serve.ingress import Ingress
+from online_draft.serve.membership import may_serve
 from online_draft.store.keys import of_realm
+
+if TYPE_CHECKING:
+    from online_draft.training.prefill_order import PrefillOrder, PrefillReply
 
 APP_NAME = "online-draft"
 REPLICA = "Replica"
@@ -33,42 +37,38 @@ REPLICA_CALLS = 10_000
 class ServedReplica:
     """The Ray Serve deployment around `serve.replica.Replica`, which is built in its own process.
 
-    An ingress opens one stream, and gives orders in calls of `tell`. Calls name the replica they mean (`to`,
-    see `serve.routing`).
+    An ingress opens one stream for the address of a channel, over which requests and outputs go. Calls name
+    the replica they mean (`to`, see `serve.fleet.routing`).
     """
 
     def __init__(self, raw_config: dict[str, Any]) -> None:
-        from online_draft.serve.replica import Replica
-
         self._name = serve.get_replica_context().replica_id.unique_id
-        self._channels: dict[str, Channel] = {}
-        self._replica = Replica(raw_config)
+        self._port = ChannelPort(str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
+        with may_serve(raw_config):  # other code may have another replica
+            from online_draft.serve.replica import Replica
 
-    async def open(self, channel: str, to: str) -> AsyncGenerator[Downlink, None]:
-        """One item per engine step with all that it gave this ingress. Nothing when another one is meant.
+            cluster = str(ray.get_runtime_context().get_session_name()) if raw_config["shared"] else ""
+            self._replica = Replica(raw_config, cluster)
 
-        Opened again behind a `last` message, it goes on without a gap.
-        """
+    async def open(self, to: str) -> AsyncGenerator[Address, None]:
+        """Where a new channel is reached; the stream lasts as long as the channel, so that Ray knows of it.
+        Nothing when another replica is meant."""
         if to != self._name:
             return
-        self._channels = {name: known for name, known in self._channels.items() if not known.closed}
-        opened = self._channels.get(channel) or self._replica.connect()
-        self._channels[channel] = opened
-        async with contextlib.aclosing(opened.down()) as messages:
-            async for message in messages:
-                yield message
-
-    async def tell(self, channel: str, message: Uplink, to: str) -> ReplicaLoad | None:
-        """Orders and cancellations of an open channel; None when there is no such channel here."""
-        opened = self._channels.get(channel)
-        if opened is None or opened.closed or to != self._name:
-            return None
-        opened.up(message)
-        return self._replica.load()
+        channel = self._replica.connect()
+        try:
+            yield await self._port.expect(channel)
+            await channel.wait_closed()
+        finally:
+            channel.close()
 
     async def update_target(self, path: str, actor: str, reason: str, drain_s: float) -> dict[str, Any]:
         """Decide that every replica takes the weights in `path`; the decision, or what is wrong with it."""
         return await asyncio.to_thread(self._replica.update_target, path, actor, reason, drain_s)
+
+    async def prefill(self, order: PrefillOrder, avoid: Sequence[str] = ()) -> PrefillReply:
+        """For the learner: hidden states of the target, or "busy". `avoid`: see `serve.fleet.routing`."""
+        return await self._replica.prefill(order, self._name)
 
     def status(self, to: str | None = None) -> dict[str, Any]:
         """Plain data for `/health` and the admin API."""

@@ -34,6 +34,8 @@ class ServiceConfig:
     `baseline` if it ships with the target, else `untrained`. `keys_required` asks for API keys even while
     there are none. `replica_redis_url` is the same Redis with a user that may do less.
     With `listen` ingresses speak HTTP themselves, else Ray Serve's proxy does.
+    On a cluster (`shared`) replicas compare their targets; none serves with other code than `code`, if that
+    is set.
     """
 
     target: str
@@ -59,6 +61,8 @@ class ServiceConfig:
     log: LogConfig = field(default_factory=LogConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     listen: ListenConfig | None = None
+    shared: bool = False
+    code: str = ""
 
     @property
     def keys(self) -> RedisKeys:

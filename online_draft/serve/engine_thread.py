@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from online_draft.core import GenerationRequest, StepOutput
-from online_draft.errors import OnlineDraftError, RequestError
+from online_draft.errors import EngineDead, OnlineDraftError, RequestError
 from online_draft.monitor.rollups.traffic_meter import TrafficMeter
 from online_draft.serve.sinks import Handed, RequestSink, Sink, hand_over
+from online_draft.serve.spare import SpareWork
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,6 @@ class EngineLike(Protocol):
 
 
 E = TypeVar("E", bound=EngineLike)
-
-
-class EngineDead(OnlineDraftError):
-    """The engine failed too often or never came up; the replica must be replaced."""
 
 
 class EngineThread(Generic[E]):
@@ -69,6 +66,7 @@ class EngineThread(Generic[E]):
         self._inbox: deque[Callable[[E], None]] = deque()
         self._sinks: dict[str, Sink] = {}
         self._load = (0, 0)
+        self._spare: SpareWork | None = None
         self._failures: deque[float] = deque()
         self._dead: str | None = None
         self._closing = False
@@ -126,6 +124,17 @@ class EngineThread(Generic[E]):
 
         self._submit(run)
         return future
+
+    def when_idle(self, work: SpareWork) -> None:
+        """Work while there is no request, a slice at a time; what begins to wait for the thread waits for one
+        slice. Dropped at once when a request comes, or now if there are some or other such work."""
+        with self._wake:
+            free = self._dead is None and not (self._closing or self._spare or self._sinks or self._inbox)
+            if free:
+                self._spare = work
+                self._wake.notify()
+        if not free:
+            work.drop()
 
     def excuse(self) -> None:
         """The step under way may take as long as it needs. By the engine's thread."""
@@ -186,7 +195,10 @@ class EngineThread(Generic[E]):
             try:
                 self._drain(engine)
                 if engine.has_work:
+                    self._drop_spare()
                     self._deliver(engine.step())
+                else:
+                    self._advance_spare()
                 self._load = engine.load()
             except Exception as error:
                 logger.exception("the engine failed in a step")
@@ -200,13 +212,24 @@ class EngineThread(Generic[E]):
 
     def _wait(self, engine: E) -> bool:
         with self._wake:
-            while not (self._inbox or self._closing or engine.has_work):
+            while not (self._inbox or self._closing or self._spare or engine.has_work):
                 self._wake.wait()
             return not self._closing
 
     def _drain(self, engine: E) -> None:
         while self._inbox:
             self._inbox.popleft()(engine)
+
+    def _advance_spare(self) -> None:
+        spare = self._spare
+        if spare is not None and spare.advance():
+            self._spare = None
+            spare.finish()
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.drop()
 
     def _add(self, engine: E, request: GenerationRequest, sink: Sink, asked_at_s: float) -> None:
         name = request.request_id
@@ -274,6 +297,7 @@ class EngineThread(Generic[E]):
             self._inbox.clear()
         self._load = (0, 0)
         self._fail_streams(reason)
+        self._drop_spare()
         for item in waiting:
             item(_DeadEngine(reason))  # type: ignore[arg-type]
 

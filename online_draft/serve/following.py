@@ -52,9 +52,10 @@ class Following:
             cache / fingerprint,
             load,
             install,
-            _WakeupHint(redis_url, config.keys),
+            WakeupHint(redis_url, config.keys),
             config.poll_interval_s,
             then=self._adapters.follow,
+            fetch_spread_s=config.scaling.fetch_spread_s,
         )
 
     def resolve(self) -> None:
@@ -86,7 +87,7 @@ class Following:
         return {**self._watcher.status(), "adapters": self._adapters.status()}
 
 
-class _WakeupHint:
+class WakeupHint:
     """Waits for a decision's wake-up in Redis, or just waits while Redis is away."""
 
     def __init__(self, redis_url: str, keys: RedisKeys) -> None:

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from online_draft import __version__
 from online_draft.core import GenerationRequest, StepOutput
-from online_draft.errors import LaunchError
+from online_draft.errors import EngineDead, LaunchError
 from online_draft.logs import set_up_logs
 from online_draft.serve.access.gate import Gate
 from online_draft.serve.access.keyring import Keyring
@@ -28,11 +28,11 @@ from online_draft.serve.api.app import Model, Served, build_app
 from online_draft.serve.api.errors import ApiError
 from online_draft.serve.api.prompts import PromptEncoder, tokenizer_directory
 from online_draft.serve.config import ServiceConfig
-from online_draft.serve.engine_thread import EngineDead
 from online_draft.serve.fleet.fleet import Fleet
 from online_draft.serve.fleet.link import ReplicaLost
 from online_draft.serve.fleet.resume import run
 from online_draft.serve.listener import Listener
+from online_draft.serve.membership import may_serve
 from online_draft.tracing import set_up_tracing, shut_down_tracing
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,8 @@ class Ingress:
         self, replicas: Sequence[DeploymentHandle[Any]], raw_configs: Sequence[dict[str, Any]]
     ) -> None:
         """One handle and one configuration for each model; that of the first holds for the endpoint."""
-        self._configs = [ServiceConfig.from_dict(raw) for raw in raw_configs]
+        with may_serve(raw_configs[0]):  # other code may have other fields
+            self._configs = [ServiceConfig.from_dict(raw) for raw in raw_configs]
         self._config = self._configs[0]
         self._backends = [RayBackend(*each) for each in zip(replicas, self._configs, strict=True)]
         states = await asyncio.gather(*(backend.start() for backend in self._backends))

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 class LoadPublisher:
     """Publishes `load()` (running, waiting) every `interval_s` and at once after `wake`, on its own thread.
 
-    Once a second it also caches `status()` for the admin API. Redis away: logged once, tried again.
+    Once a second it also caches `status()` for the admin API, and every second time `details()`. Redis away:
+    logged once, tried again.
     """
 
     def __init__(
@@ -32,12 +33,15 @@ class LoadPublisher:
         load: Callable[[], tuple[int, int]],
         status: Callable[[], dict[str, Any]],
         interval_s: float = 0.25,
+        details: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self._client = client
         self._keys = keys
         self._replica_id = replica_id
         self._load = load
         self._status = status
+        self._details = details
+        self._details_turn = False
         self._interval_s = interval_s
         self._wake = threading.Event()
         self._closing = False
@@ -89,4 +93,8 @@ class LoadPublisher:
             pipeline.set(
                 self._keys.status(self._replica_id), pack(self._status()), ex=self._keys.status_ttl_s
             )
+            self._details_turn = not self._details_turn
+            if self._details is not None and self._details_turn:
+                name, told = self._keys.details(self._replica_id), pack(self._details())
+                pipeline.set(name, told, ex=self._keys.status_ttl_s)
         pipeline.execute()

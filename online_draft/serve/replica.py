@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -17,20 +18,23 @@ import torch
 from online_draft.buffer.writer import RecordWriter
 from online_draft.core import GenerationRequest, Interaction, StepOutput
 from online_draft.decoding.engine import Engine
-from online_draft.errors import ConfigError, OnlineDraftError, StoreError
+from online_draft.errors import ConfigError, EngineDead, OnlineDraftError, StoreError
 from online_draft.logs import set_up_logs
 from online_draft.models.artifact import load_drafter
 from online_draft.models.drafter import Drafter
 from online_draft.models.loading import load_target
 from online_draft.monitor.arms import ArmsBoard
 from online_draft.monitor.counts import PLAIN, CountsBoard
+from online_draft.monitor.recent import RecentRequests
 from online_draft.monitor.rollups.board import RollupBoard
 from online_draft.monitor.rollups.publisher import RollupPublisher
 from online_draft.registry.journal import Decision
+from online_draft.registry.revision import code_version
 from online_draft.registry.wakeups import publish_wakeup
 from online_draft.serve.bootstrap import ensure_first_version
 from online_draft.serve.config import ServiceConfig
-from online_draft.serve.engine_thread import EngineDead, EngineThread
+from online_draft.serve.details import Details
+from online_draft.serve.engine_thread import EngineThread
 from online_draft.serve.erasing import ErasureWatcher
 from online_draft.serve.fleet.channel import Channel
 from online_draft.serve.fleet.messages import ReplicaLoad
@@ -38,11 +42,14 @@ from online_draft.serve.fleet.transcript import Transcript
 from online_draft.serve.following import Following
 from online_draft.serve.lineup import Lineup, install_lineup, stage_lineup
 from online_draft.serve.load import LoadPublisher
+from online_draft.serve.membership import check_target
+from online_draft.serve.prefilling import FeaturePrefill
 from online_draft.serve.served_target import ServedTarget
 from online_draft.serve.targets import TargetRoom
 from online_draft.serve.tracing.meter import TracingMeter, meter_of
 from online_draft.store import ArtifactStore, connect_redis
 from online_draft.tracing import set_up_tracing, shut_down_tracing
+from online_draft.training.prefill_order import PrefillOrder, PrefillReply
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +64,11 @@ DTYPES = {
 class Replica:
     """Generates, logs what it generated, follows the journal. Built from a plain dict; ready when built."""
 
-    def __init__(self, raw_config: Mapping[str, Any]) -> None:
-        """Load the target, resolve the first drafter version, start all threads. Blocks for seconds."""
+    def __init__(self, raw_config: Mapping[str, Any], cluster: str = "") -> None:
+        """Load the target, resolve the first drafter version, start all threads. Blocks for seconds.
+
+        NodeRefused when the other nodes of the `cluster` have another target.
+        """
         config = ServiceConfig.from_dict(raw_config)
         if config.dtype not in DTYPES:
             raise ConfigError("dtype", f"{config.dtype!r} is not one of {', '.join(DTYPES)}")
@@ -67,14 +77,22 @@ class Replica:
         self.id = f"{socket.gethostname()}-{os.getpid()}"
         self._store = store = ArtifactStore(config.store)
         origin = load_target(config.target, config.device, DTYPES[config.dtype])
+        if cluster:
+            check_target(store, cluster, config.target, origin.fingerprint)
         self._lineup: Lineup[Drafter] = Lineup()
         self._arms = ArmsBoard(config.keys, self.id)
+        self._recent = RecentRequests()
         self._load = LoadPublisher(
-            connect_redis(config.redis_url), config.keys, self.id, lambda: self._engine.load(), self._state
+            connect_redis(config.redis_url),
+            config.keys,
+            self.id,
+            lambda: self._engine.load(),
+            self._state,
+            details=Details(self._recent, lambda: self._current.speculation_counts()),
         )
         set_up_tracing("replica")
         rollups = RollupBoard(self.id)
-        self._meter = meter_of(rollups)
+        self._meter = meter_of(rollups, self._recent)
         self._rollups = RollupPublisher(connect_redis(config.redis_url), config.keys, rollups)
         self._engine: EngineThread[Engine] = EngineThread(
             self._build_engine,
@@ -137,8 +155,15 @@ class Replica:
         target = self._target.loaded.fingerprint
         return ReplicaLoad(running, waiting, config.max_sequences, config.max_queue, held, target)
 
+    async def prefill(self, order: PrefillOrder, name: str = "") -> PrefillReply:
+        """Hidden states for the learner, made while there is no request; "busy" as soon as there is one."""
+        work = FeaturePrefill(order, lambda: self._target.loaded, name or self.id)
+        self._engine.when_idle(work)
+        return await asyncio.wrap_future(work.reply)
+
     def forget_tenant(self, tenant: str) -> None:
-        """Erase what the engine's n-gram memory holds of a tenant. Blocks for one step."""
+        """Erase what n-gram memory and recent requests hold of a tenant. Blocks for one step."""
+        self._recent.forget(tenant)
         self._engine.call(lambda engine: engine.forget_tenant(tenant)).result()
 
     def update_target(self, path: str, actor: str, reason: str, drain_s: float) -> dict[str, Any]:
@@ -189,6 +214,7 @@ class Replica:
         books = self._writer.books()
         return {
             "replica": self.id,
+            "code_version": code_version(),
             "target": self.config.target,
             "device": self.config.device,
             "dtype": self.config.dtype,

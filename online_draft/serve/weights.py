@@ -47,8 +47,10 @@ class WeightWatcher(Generic[D]):
         wait: Callable[[float], object] | None = None,
         interval_s: float = 1.0,
         then: Callable[[LadderState, str | None], None] = lambda state, running: None,
+        fetch_spread_s: float = 0.0,
     ) -> None:
-        """`then` is called after every look, with what was decided and the version that runs."""
+        """`then` is called after every look, with what was decided and the version that runs. While one runs,
+        others are fetched after a random part of `fetch_spread_s`, so that not all replicas ask at once."""
         self._journal = journal
         self._registry = registry
         self._cache_dir = cache_dir
@@ -58,6 +60,7 @@ class WeightWatcher(Generic[D]):
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
         self._then = then
+        self._fetch_spread_s = fetch_spread_s
         self._state = LadderState()
         self._resolution: Resolution | None = None
         self._resident: dict[str, D] = {}
@@ -177,6 +180,8 @@ class WeightWatcher(Generic[D]):
             return False
         try:
             local = self._cache_dir / version
+            if self.ready.is_set() and not local.exists():
+                self._stop.wait(random.uniform(0, self._fetch_spread_s))
             self._registry.fetch(version, local)
             self._resident[version] = self._load(local)
         except (ArtifactError, StoreError, ConfigError) as error:

@@ -27,7 +27,12 @@ class RedisKeys:
     drift_samples(target, segment)  stream  one entry per replayed record: field `d` sample; expires
     drift_segments(target)          zset    segments with samples by their last one's time (s); expires
     drift_states(target)            string  what control makes of the samples, expires after `drift_ttl_s`
+    learner_history(seconds)        stream  readings of the learner, one in so many seconds: field `d`
+    control_memory(name)   string  what a part of control knows after a restart
+    details(name)  string  what a replica tells of its recent requests and its policy; expires as statuses do
     status(name)   string  cache of an actor's status for the admin API, expires after `status_ttl_s`
+    refused        hash    host of a node that may not serve -> packed reason and time; expires after
+                           `refused_ttl_s`
     limit(name)    string  when a rate limit's bucket is full again (µs), expires then
     limit_epoch    string  random; another one says that the buckets were lost
     streams(key)   zset    leases of an API key's open streams by their end (µs)
@@ -42,6 +47,7 @@ class RedisKeys:
     load_fresh_ms: int = 2_000
     load_ttl_s: int = 60
     status_ttl_s: int = 30
+    refused_ttl_s: int = 300
     arms_ttl_s: int = 86_400
     drift_samples_maxlen: int = 2_048
     drift_samples_ttl_s: int = 7 * 86_400
@@ -102,9 +108,26 @@ class RedisKeys:
         """Alarm and verdict of each segment of a target."""
         return f"{self._own}:drift-states:{target}"
 
+    def learner_history(self, seconds: int) -> str:
+        """Readings of the learner, one in so many seconds."""
+        return f"{self._own}:learner-history:{seconds}"
+
+    def control_memory(self, name: str) -> str:
+        """What a part of control must not forget."""
+        return f"{self._own}:control:{name}"
+
+    def details(self, name: str) -> str:
+        """What a replica tells of its recent requests and its policy."""
+        return f"{self._own}:details:{name}"
+
     def status(self, name: str) -> str:
         """Cached status of one actor (`learner`, `control`, a replica id)."""
         return f"{self._own}:status:{name}"
+
+    @property
+    def refused(self) -> str:
+        """Hash of nodes that were refused."""
+        return f"{self._own}:refused"
 
     def limit(self, name: str) -> str:
         """One rate limit's bucket."""

@@ -122,6 +122,8 @@ def _built(redis_process: PrivateRedis, directory: Path, keys: RedisKeys) -> Ite
     made.counts(now, span_s=900)
     made.drift(now, 900, fallen="sql")
     made.statuses(now)
+    made.details(now)
+    made.learner_history(now)
     made.records(now)
     site = Site(desk)
     site.start()

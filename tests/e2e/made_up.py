@@ -18,7 +18,13 @@ from online_draft.buffer.records import encode
 from online_draft.core import SCHEMA_VERSION, Interaction, SpeculationCounts
 from online_draft.monitor.drift.samples import DriftSample, Hits
 from online_draft.monitor.drift.state import DriftState, publish_drift_states
+from online_draft.monitor.learner_history import RESOLUTIONS as HISTORY
+from online_draft.monitor.learner_history import LearnerHistory
 from online_draft.monitor.load import Load, publish_load
+from online_draft.monitor.recent import RecentRequest, most_notable
+from online_draft.monitor.rollups.board import RollupBoard
+from online_draft.monitor.rollups.drift_counts import DriftCounts
+from online_draft.monitor.rollups.publisher import RollupPublisher
 from online_draft.monitor.rollups.resolutions import RESOLUTIONS
 from online_draft.monitor.rollups.traffic_counts import LIVE, Cell, TrafficCounts
 from online_draft.monitor.rollups.traffic_rows import Row, pack_rows, to_row
@@ -118,6 +124,7 @@ class MadeUp:
     def drift(self, now: int, span_s: int, samples: int = 120, fallen: str | None = None) -> None:
         """Samples over `span_s`; in the last third those of `fallen` drop, and control says so."""
         rng = random.Random(self.seed)
+        board = RollupBoard("learner")
         states = []
         for name in self.segments:
             level = rng.uniform(0.55, 0.8)
@@ -133,6 +140,7 @@ class MadeUp:
                 at_ms = int(1000 * (now - span_s + span_s * number / samples)) + number
                 packed = pack([SCHEMA_VERSION, *astuple(sample)])
                 self.client.xadd(stream, {"d": packed}, id=f"{at_ms}-0")
+                board.add(at_ms // 1000, name, sample.version, TrafficCounts(drift=DriftCounts.of(sample)))
             self.client.zadd(self.keys.drift_segments(TARGET), {name: now})
             alarm = name == fallen
             shift = {"before": 0.71, "after": 0.52, "samples_before": 80, "samples_after": 40, "z": -8.1}
@@ -143,6 +151,7 @@ class MadeUp:
             alarm_ms = 1000 * (now - span_s // 3) if alarm else None
             states.append(DriftState(name, alarm, kind, 1000 * now, alarm_ms, figures))
         publish_drift_states(self.client, self.keys, TARGET, states)
+        RollupPublisher(self.client, self.keys, board).publish()
         self.client.persist(self.keys.drift_states(TARGET))
 
     def statuses(self, now: int, drafter: str = "v-2") -> None:
@@ -169,7 +178,58 @@ class MadeUp:
         self.client.set(self.keys.status("learner"), pack(learner))
         message = "drift acceptance 0.71 -> 0.52"
         alarm = {"code": "drift", "about": "sql", "message": message, "since_ms": 1000 * now - 600_000}
-        self.client.set(self.keys.status("control"), pack({"alarms": [alarm], "arms": None}))
+        webhook = {"sent": 3, "refused": 0, "given_up": 0, "dropped": 0, "waiting": 1, "trouble": ""}
+        control = {"alarms": [alarm], "arms": None, "webhooks": {"slack": webhook}}
+        self.client.set(self.keys.status("control"), pack(control))
+
+    def details(self, now: int) -> None:
+        """What replicas tell of their last requests and of what drafts promised."""
+        rng = random.Random(self.seed)
+        for replica in self.replicas:
+            requests = [
+                RecentRequest(
+                    f"chatcmpl-{rng.getrandbits(48):012x}-0", "acme", rng.choice(self.segments), "v-2",
+                    1000 * now - number, rng.randint(3, 400), steps + rng.randint(0, 3 * steps), steps,
+                    rng.randint(5_000, 90_000), 20_000 * steps,
+                )
+                for number, steps in enumerate(rng.randint(3, 90) for _ in range(60))
+            ]  # fmt: skip
+            sources = {}
+            for source, boast in (("heads", 0.9), ("ngram", 1.05)):
+                nodes = [rng.randint(40, 4_000) for _ in range(10)]
+                share = [(tenth + rng.uniform(0.4, 0.6)) / 10 for tenth in range(10)]
+                sources[source] = {
+                    "nodes": nodes,
+                    "promised_micro": [int(1e6 * n * p) for n, p in zip(nodes, share, strict=True)],
+                    "accepted": [min(n, int(n * p * boast)) for n, p in zip(nodes, share, strict=True)],
+                }
+            told = {
+                "requests": {
+                    name: [one._asdict() for one in some] for name, some in most_notable(requests).items()
+                },
+                "version": "v-2", "spent_us": 40_000_000, "plain_us": 90_000_000, "seconds": 900,
+                "sources": sources,
+            }  # fmt: skip
+            self.client.set(self.keys.details(replica), pack(told))
+
+    def learner_history(self, now: int, span_s: int = 900) -> None:
+        """Readings of a learner that trains, looks and yields by turns, and was started anew half-way."""
+        history = LearnerHistory(self.client, self.keys)
+        times = dict.fromkeys(("training", "evaluating", "waiting", "yielding"), 0)
+        steps = 0
+        for at in range(now - span_s, now + 1, min(HISTORY)):
+            if at - now + span_s // 2 in range(min(HISTORY)):
+                times, steps = dict.fromkeys(times, 0), 0
+            wave = 0.45 + 0.35 * math.sin(at / 90)
+            for state, part in zip(times, (wave, 0.1, 0.05, 0.85 - wave), strict=True):
+                times[state] += int(10_000 * part)
+            steps += int(40 * wave)
+            look = {"tau_candidate": 2.1 + (at - now + span_s) / span_s * 0.4, "tau_champion": 2.12}
+            status = {
+                "state": "training", "state_ms": times, "steps": steps, "tokens": 900 * steps,
+                "loss": 2.4 - 0.0004 * (at - now + span_s), "looks": steps // 50, "last_look": look,
+            }  # fmt: skip
+            history.note(status, at)
 
     def records(self, now: int, count: int = 40) -> None:
         """Recorded requests."""

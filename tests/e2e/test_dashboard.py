@@ -89,6 +89,32 @@ def test_every_view_answers_its_question(quiet_page: Any, quiet_house: Any) -> N
     assert "5 decisions of 5" in said["journal"]
 
 
+def test_the_service_s_own_memory_is_shown_and_survives_a_reload(quiet_page: Any, quiet_house: Any) -> None:
+    page = quiet_page
+    see(page, quiet_house, "health")
+    until(lambda: page.inner_text(".figures div:has-text('speedup, estimated') dd") == "2.25 ×")
+    assert "Webhook slack: works, 3 messages sent, 1 waiting." in page.inner_text("main")
+    see(page, quiet_house, "tree")
+    promised = page.locator("section.card:has-text('Calibration')")
+    until(lambda: "promised" in promised.inner_text() and "n-gram memory (squares)" in promised.inner_text())
+    promised.locator("summary").click()
+    until(lambda: promised.locator("tbody tr").count() == 20)
+    for _ in range(2):
+        see(page, quiet_house, "learner")
+        states = page.locator("section.card:has(h3:text-is('Time by state'))")
+        until(lambda states=states: "yielding" in states.locator(".legend").inner_text())
+        states.locator("summary").click()
+        until(lambda states=states: states.locator("tbody tr").count() > 80)
+        shares = states.locator("tbody tr").first.inner_text().split("\t")[1:]
+        assert 98 <= sum(float(share.removesuffix(" %")) for share in shares) <= 102
+    see(page, quiet_house, "traffic")
+    for title, column, worst in (("Slowest", 1, max), ("Least accepted", 3, min)):
+        rows = page.locator(f"section.card:has-text('{title} recent requests') tbody tr")
+        until(lambda rows=rows: rows.count() == 20)
+        shown = [float(re.sub(r"[^\d.]", "", text.split("\t")[column])) for text in rows.all_inner_texts()]
+        assert shown[0] == worst(shown) and rows.first.inner_text().startswith("chatcmpl-")
+
+
 def test_what_a_client_named_a_segment_is_text(quiet_page: Any, quiet_house: Any) -> None:
     page = quiet_page
     name = "<script>document.title='taken'</script>"

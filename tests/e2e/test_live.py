@@ -82,4 +82,7 @@ def test_requests_move_the_figures_and_replicas_follow_a_click(
 
     page.click("nav >> text=Traffic")
     until(lambda: "3 requests in 1 segment, most of them sql" in page.inner_text(".answer"))
+    slowest = page.locator("section.card:has-text('Slowest recent requests') tbody tr")
+    until(lambda: slowest.count() == 3)
+    assert "sql" in slowest.first.inner_text() and "24" in slowest.first.inner_text()
     page.close()

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from online_draft.control.webhooks.config import WebhookConfig
 from online_draft.decoding.config import EngineConfig
 from online_draft.errors import ConfigError
 from online_draft.launch.child import as_environment, inherited
+from online_draft.launch.service import control_place
 from online_draft.settings import default_state_dir, describe, load_settings
 
 
@@ -54,8 +56,16 @@ def test_the_file_in_the_current_directory_is_read(tmp_path: Path) -> None:
         ({"engine": {"nodes": 1}}, "engine", "tree_nodes"),
         ({"learner": {"mode": "sometimes"}}, "learner.mode", "dedicated"),
         ({"learner": {"pace": {"idle": 1}}}, "learner", "pace.idle"),
+        ({"control": {"drift": {"delta": 2}}}, "control.drift.delta", "between 0 and 1"),
+        ({"control": {"drift": {"window": 9}}}, "control.drift.window", "from 64 to 2048"),
+        ({"control": {"drift": {"detla": 1}}}, "control", "drift.detla"),
+        ({"learner": {"reservoirs": {"hard_share": 2.0}}}, "learner.reservoirs.hard_share", "[0, 1]"),
         ({"buffer": {"maxlen": 0}}, "buffer.maxlen", "1"),
         ({"redis": {"host": "x"}}, "redis.host", "config show"),
+        ({"control": {"stalled_after_s": 0}}, "control.stalled_after_s", "positive"),
+        ({"webhooks": {"url": "ftp://there/"}}, "webhooks.url", "https://"),
+        ({"webhooks": {"slack_url": "http://"}}, "webhooks.slack_url", "https://"),
+        ({"webhooks": {"timeout_s": 0}}, "webhooks.timeout_s", "greater"),
         ({"ray": {"object_store_mb": 1}}, "ray.object_store_mb", "80"),
         ({"colour": "red"}, "colour", "config show"),
     ],
@@ -86,6 +96,15 @@ def test_the_admin_key_is_never_shown() -> None:
     assert "hush" not in str(describe(settings)) and "hush" not in repr(settings)
 
 
+def test_webhooks_are_never_shown_but_to_who_uses_them() -> None:
+    given = {"url": "https://h/s3cret", "slack_url": "https://slack/s3cret", "secret": "s3cret"}
+    settings = load_settings({"webhooks": given})
+    assert "s3cret" not in str(describe(settings)) and "s3cret" not in repr(settings)
+    assert settings.webhooks.revealed() == {**given, "timeout_s": 5.0, "give_up_s": 3600.0}
+    place = control_place({"redis_url": "redis://h:1/0"}, settings)
+    assert WebhookConfig(**place["webhooks"]) == WebhookConfig(**given, model="online-draft")
+
+
 def test_the_model_is_named_after_its_target() -> None:
     assert load_settings().served_name == "online-draft"
     assert load_settings({"target": "/models/tiny"}).served_name == "tiny"
@@ -111,8 +130,24 @@ def test_a_child_inherits_all_but_settings(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_child_sees_exactly_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(
-        {"admin_key": "hush", "port": 7, "engine": {"tree_nodes": 3}, "redis": {"url": "redis://h:1/0"}}
+        {
+            "admin_key": "hush",
+            "port": 7,
+            "engine": {"tree_nodes": 3},
+            "redis": {"url": "redis://h:1/0"},
+            "webhooks": {"url": "https://h/s3cret", "secret": "hush", "timeout_s": 2.5},
+        }
     )
     for name, value in as_environment(settings).items():
         monkeypatch.setenv(name, value)
     assert load_settings() == settings
+
+
+def test_a_list_of_a_section_comes_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = "ab" * 32
+    monkeypatch.setenv("ONLINE_DRAFT_ACCESS__KEYS", f'["{digest}"]')
+    assert load_settings().access.keys == (digest,)
+    assert load_settings({"access": {"open": True}}).access.keys == (digest,)
+    monkeypatch.setenv("ONLINE_DRAFT_ACCESS__KEYS", "not json")
+    with pytest.raises(ConfigError, match=r"access\.keys"):
+        load_settings()

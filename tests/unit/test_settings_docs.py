@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_secrets_are_masked() -> None:
         "admin_key": "hush",
         "redis": {"url": "redis://me:hush@host:1/0"},
         "access": {"keys": ["a" * 64, {"name": "bob", "digest": "b" * 64}]},
+        "webhooks": {"url": "https://h/hush", "slack_url": "https://h/hush", "secret": "hush"},
     }
     text = str(explain(flags))
     assert "hush" not in text and "a" * 64 not in text and "b" * 64 not in text
@@ -71,7 +73,11 @@ def test_all_errors_are_named_with_what_is_accepted() -> None:
 
 
 def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
-    for flags in ({"admin_key": ["hush"]}, {"access": {"keys": "hush"}}, {"access": {"kees": ["hush"]}}):
+    for flags in (
+        {"admin_key": ["hush"]}, {"access": {"keys": "hush"}}, {"access": {"kees": ["hush"]}},
+        {"webhooks": "hush"}, {"webhooks": {"url": "hush"}}, {"webhooks": {"uri": "hush"}},
+        {"webhooks": {"secret": ["hush"]}},
+    ):  # fmt: skip
         errors = find_errors(flags)
         assert errors and "hush" not in str(errors)
 
@@ -80,3 +86,35 @@ def test_certificate_and_key_must_be_readable(tmp_path: Path) -> None:
     (tmp_path / "key.pem").touch()
     (error,) = find_errors({"tls": {"cert": str(tmp_path / "no.pem"), "key": str(tmp_path / "key.pem")}})
     assert error.field == "tls.cert" and "no.pem" in str(error)
+
+
+def documented_defaults() -> dict[str, str]:
+    """What the tables of docs/operations.md behind "Fields of `[section]`" say, by setting."""
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    found: dict[str, str] = {}
+    for section, table in re.findall(r"Fields\s+of\s+`\[([\w.]+)\]`:\n\n((?:\|.*\n)+)", text):
+        for row in table.splitlines()[2:]:
+            fields, default = (cell.strip() for cell in row.split("|")[1:3])
+            told = [part.strip("` ") for part in default.split(",")] if default else []
+            asked = re.findall(r"`([\w.]+)`", fields)
+            found |= {f"{section}.{name}": value for name, value in zip(asked, told, strict=False)}
+    return found
+
+
+def test_the_tables_of_the_documents_have_the_defaults() -> None:
+    defaults = {each.name: each.value for each in explain()}
+    told = documented_defaults()
+    assert told.keys() <= defaults.keys()
+    assert {name for name in defaults if name.startswith("control.drift.")} <= told.keys()
+    wrong = {}
+    for name, text in told.items():
+        value = defaults[name]
+        if isinstance(value, bool):
+            same = text == str(value).lower()
+        elif isinstance(value, int | float):
+            same = text != "" and float(text) == value
+        else:
+            same = value is None or text == value
+        if not same:
+            wrong[name] = (text, value)
+    assert wrong == {}

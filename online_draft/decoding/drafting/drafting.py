@@ -23,6 +23,7 @@ from online_draft.decoding.masks import drop_forbidden
 from online_draft.decoding.plan import StepPlan
 from online_draft.decoding.policy.ngram_policy import NgramPolicy
 from online_draft.decoding.policy.speculation import SpeculationPolicy
+from online_draft.decoding.policy.speedup import Speedup
 from online_draft.decoding.runners.base import Runner
 from online_draft.decoding.sequence import Sequence
 from online_draft.decoding.timer import StepTimer
@@ -82,6 +83,7 @@ class Drafting:
         self._last: _Drafted | None = None
         self._handover = Handover()
         self._handing_over = False
+        self._speedup = Speedup()
 
     @property
     def ran_heads(self) -> bool:
@@ -167,13 +169,18 @@ class Drafting:
         `typical` is False for steps that also did something else than decoding.
         """
         if self._resting:
+            if typical:
+                self._speedup.plain(seconds)
             self.policy.passed(seconds)
             self._ngram_policy.passed(seconds, plain if typical else 0)
             return
         last = self._last
+        committed = plain + sum(len(walk.tokens) for walk in walks)
+        rows = plain + len(walks)
+        if typical and rows and self.policy.mode == "auto":
+            self._compare(seconds, committed, rows, bool(walks) or last is not None)
         typical = typical and not self._handing_over
         seconds -= self._looked
-        committed = plain + sum(len(walk.tokens) for walk in walks)
         if last is not None and len(walks) == len(last.selection.kept):
             self._drafted += 1
             if self._drafted < _SETTLED or self._drafted % _SAMPLE == 0:
@@ -186,6 +193,17 @@ class Drafting:
             self._ngram_policy.passed(seconds, plain if typical and not walks else 0)
         self.policy.observe(seconds, committed, typical)
 
+    def counts(self) -> dict[str, Any]:
+        """Integers since this policy began: the speedup's (`Speedup.counts`; 0 where no times are measured);
+        `sources` of drafts, the champion's `heads` and `ngram`, with what was promised and what came
+        (`Deciles.counts`)."""
+        sources = {}
+        if self._arms.champion.heads:
+            sources["heads"] = self._arms.champion.calibration.deciles.counts()
+        if self._ngrams is not None:
+            sources["ngram"] = self._ngrams.deciles.counts()
+        return {**self._speedup.counts(), "sources": sources}
+
     def report(self) -> dict[str, Any]:
         """`calibration` (predicted and observed acceptance by depth) of the champion and the policy's report;
         with a second drafter, `second`: its version and calibration; with an n-gram memory, `ngram`: what it
@@ -197,6 +215,13 @@ class Drafting:
         if self._ngrams is not None:
             report["ngram"] = {**self._ngrams.report(), "alone": self._ngram_policy.report()}
         return report
+
+    def _compare(self, seconds: float, committed: int, rows: int, drafted: bool) -> None:
+        """Enter a step of so many rows that only decoded."""
+        if drafted:
+            self._speedup.drafted(seconds, self.policy.cost.plain(rows) * committed / rows)
+        else:
+            self._speedup.plain(seconds)
 
     def _consult(
         self, ngrams: NgramDrafts, plan: StepPlan, drafting: int

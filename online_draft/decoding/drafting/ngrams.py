@@ -10,6 +10,7 @@ from collections.abc import Sequence as Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from online_draft.decoding.policy.deciles import Deciles
 from online_draft.decoding.policy.ngram_calibration import NgramCalibration
 from online_draft.decoding.sequence import Sequence
 from online_draft.models.ngram import NgramConfig, NgramMemory, NgramTree
@@ -119,6 +120,11 @@ class NgramDrafts:
         assert self._watched.keys() <= set(slots), "a slot's n-grams were not given up"
         assert self.memory.stats().requests == len(self._watched), "a request is open that nobody watches"
         self.memory.check_integrity()
+
+    @property
+    def deciles(self) -> Deciles:
+        """What was promised of proposed nodes, and what came."""
+        return self._calibration.deciles
 
     def report(self) -> dict[str, Any]:
         """`looks` and how many `found` something; `calibration`, and what the memory holds."""

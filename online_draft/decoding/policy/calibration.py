@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from online_draft.decoding.policy.deciles import Deciles
 from online_draft.decoding.policy.trust import NoiseTrust
 
 Floats = NDArray[np.float64]
@@ -47,6 +48,8 @@ class Calibration:
     def __init__(self, depths: int, table_LG: Floats | None = None) -> None:
         """`table_LG`: the maps to start with."""
         self.depths = depths
+        self.deciles = Deciles()
+        """Of the calibrated probabilities of all nodes observed, as they were given."""
         self._jumps = max(0, depths - 1).bit_length()
         self._levels = 2 * depths
         self._trust = NoiseTrust(depths)
@@ -233,6 +236,7 @@ class Calibration:
         level_X, logp_X, hit_X = (np.concatenate(parts) for parts in zip(*self._nodes, strict=True))
         self._nodes.clear()
         given_X = self.apply(level_X + 1, logp_X)
+        self.deciles.add(given_X, hit_X)
         root_X = np.exp(logp_X * 0.5)
         predicted_X = root_X * root_X
         bin_X = np.minimum((root_X * _BINS).astype(np.int64), _BINS - 1) + level_X * _BINS

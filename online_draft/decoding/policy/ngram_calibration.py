@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from online_draft.decoding.policy.deciles import Deciles
 from online_draft.models.ngram import REQUEST, TENANT, NgramTree
 from online_draft.models.ngram.tree import (
     MATCH_BIT,
@@ -58,6 +59,8 @@ class NgramCalibration:
 
     def __init__(self) -> None:
         self._table: list[float]
+        self.deciles = Deciles()
+        """Of the probabilities of all nodes observed, as the table has them."""
         self._sums_QC = np.zeros((2, _CELLS))
         self._totals_QC = np.zeros((3, _CELLS))
         self._pending_cells: list[int] = []
@@ -120,6 +123,7 @@ class NgramCalibration:
         if not self._pending_cells:
             return
         cell_X = np.array(self._pending_cells)
+        self.deciles.add(np.array(self._table)[cell_X], np.array(self._pending_hits))
         nodes_C = np.bincount(cell_X, minlength=_CELLS)
         hits_C = np.bincount(cell_X, self._pending_hits, minlength=_CELLS)
         self._pending_cells.clear()

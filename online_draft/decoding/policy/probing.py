@@ -15,7 +15,7 @@ _MAX_BACKOFF = 8.0
 _MAX_DEBT = 4.0
 """In probes, as the back-off is."""
 _TRIAL_CREDIT = 4.0
-"""In probes: what a trial near break-even needs."""
+"""In probes: what a trial near break-even, or of another drafter, needs."""
 
 
 class ProbeBudget:
@@ -43,6 +43,10 @@ class ProbeBudget:
     def affords_trial(self) -> bool:
         """Whether drafting may be tried for longer than a probe."""
         return self._credit >= _TRIAL_CREDIT * self._price
+
+    def grant_trial(self) -> None:
+        """A trial is free."""
+        self._credit = max(self._credit, _TRIAL_CREDIT * self._price)
 
     def price(self, plain_seconds: float) -> None:
         """What a plain step of the present batch takes."""

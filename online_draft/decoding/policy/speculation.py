@@ -81,6 +81,7 @@ class SpeculationPolicy:
         self._measuring = False
         self._cold = False
         self._trial_left = 0
+        self._unproven = False
         self._bursts = Bursts()
         self._budget = ProbeBudget()
         self._buckets: Counter[int] = Counter()
@@ -173,7 +174,7 @@ class SpeculationPolicy:
                 rows = last.sequences + last.others
                 rate = max((rows + worth) / cost for worth, cost in zip(usable_C, cost_C, strict=False))
             total = best_count(usable_C, cost_C, rate)
-            if last.probe:
+            if last.probe or self._unproven:
                 total = max(total, min(usable, _PROBE_NODES * last.sequences))
         self._chose(worth_C, total)
         return keep(order_X, total, parents)
@@ -256,8 +257,10 @@ class SpeculationPolicy:
         self._plain_run = 0
 
     def drafter_changed(self) -> None:
-        """Another drafter drafts from the next step on: what is known of the old one counts little."""
+        """Another drafter drafts from the next step on: what is known of the old one counts little. While
+        nothing is drafted, a trial of the new one is next."""
         self._curve.doubt()
+        self._unproven = not self._on
         self._realised = Realised()
         self._idle = 0
         self._plain_run = max(self._plain_run, AWAY)
@@ -293,11 +296,13 @@ class SpeculationPolicy:
         advantage = self._advantage * self._realised.share
         if self._on:
             return (sequences if self._goes_on(advantage) else 0), False
+        if self._unproven:
+            self._budget.grant_trial()
         pays = advantage > 1.0 + _MARGIN and not self._budget.owed
         near = advantage > _NEAR and self._budget.affords_trial
-        if pays or near:
+        if pays or near or self._unproven:
             self._on = True
-            self._trial_left = 0 if pays else _TRIAL
+            self._trial_left = _TRIAL if self._unproven or not pays else 0
             self._run = 0
             self._budget.end()
             self._bursts.renew()
@@ -321,6 +326,7 @@ class SpeculationPolicy:
             return False
         if self._trial_left:
             self._trial_left = 0 if self._budget.spent else self._trial_left - 1
+            self._unproven &= self._trial_left > 0
         elif self._curve.weight >= _SETTLED:
             least = 1.0 - _MARGIN if self._run >= _LEAST_RUN else _HOPELESS
             if advantage < least:

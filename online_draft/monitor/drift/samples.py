@@ -100,6 +100,17 @@ def read_drift_samples(
     return [(entry.decode(), _unpack(fields)) for entry, fields in raw]
 
 
+def read_replayed(client: redis.Redis, keys: RedisKeys, target: str, count: int) -> set[tuple[str, str]]:
+    """Record and version of the newest `count` samples of each segment. StoreError without Redis."""
+    found = set()
+    for segment in read_drift_segments(client, keys, target):
+        with redis_errors("read drift samples"):
+            raw = cast(Any, client.xrevrange(keys.drift_samples(target, segment), count=count))
+        samples = [_unpack(fields) for _, fields in raw]
+        found |= {(sample.record, sample.version) for sample in samples if sample is not None}
+    return found
+
+
 def _unpack(fields: Any) -> DriftSample | None:
     try:
         raw = unpack(fields.get(b"d", b""), "drift sample")

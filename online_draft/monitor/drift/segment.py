@@ -6,13 +6,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from online_draft.monitor.drift.adwin import Adwin, ChangeDetector
-from online_draft.monitor.drift.config import DriftConfig
+from online_draft.monitor.drift.config import JUDGED, DriftConfig
 from online_draft.monitor.drift.samples import DriftSample
 from online_draft.monitor.drift.state import DriftState
 from online_draft.monitor.drift.verdict import Verdict, as_figures, judge
-
-_JUDGED = 256
-"""Samples of either side that a verdict is read from, at most: those next to the change and the newest."""
 
 
 class SegmentDrift:
@@ -24,7 +21,7 @@ class SegmentDrift:
         self._segment = segment
         self._config = config
         self._detector: ChangeDetector = (
-            Adwin(config.delta, max_window=config.window) if detector is None else detector()
+            Adwin(config.delta, config.min_side, config.window) if detector is None else detector()
         )
         self._window: list[DriftSample] = []
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -48,7 +45,7 @@ class SegmentDrift:
         self._detector.update(rate)
         changed = self._detector.changed
         if self._alarm_ms is not None:
-            self._after = self._window[-changed:] if changed else [*self._after[-_JUDGED + 1 :], sample]
+            self._after = self._window[-changed:] if changed else [*self._after[-JUDGED + 1 :], sample]
             self._judge_again(at_ms)
         elif changed:
             self._judge_first(at_ms, self._window[:-changed], self._window[-changed:])
@@ -70,15 +67,15 @@ class SegmentDrift:
 
     def _judge_first(self, at_ms: int, before: list[DriftSample], after: list[DriftSample]) -> None:
         """Something changed: raise an alarm if acceptance fell."""
-        verdict = judge(before[-_JUDGED:], after)
+        verdict = judge(before[-JUDGED:], after, self._config)
         if verdict.kind != "none":
             self._alarm_ms, self._verdict = at_ms, verdict
-            self._before, self._after = before[-_JUDGED:], after
+            self._before, self._after = before[-JUDGED:], after
 
     def _judge_again(self, at_ms: int) -> None:
         """More is known of the time since: end the alarm if acceptance is back or the fall is old news."""
         assert self._alarm_ms is not None
-        self._verdict = judge(self._before, self._after)
+        self._verdict = judge(self._before, self._after, self._config)
         back = self._settled and self._verdict.kind == "none"
         if back or at_ms - self._alarm_ms > self._config.hold_s * 1000:
             self._alarm_ms = None

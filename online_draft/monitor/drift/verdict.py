@@ -7,24 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from online_draft.monitor.drift.config import DriftConfig
 from online_draft.monitor.drift.samples import DriftSample
 
 VerdictKind = Literal["none", "harder", "stale", "regressed", "unknown"]
 """Nothing fell; the traffic got harder; it moved from what the drafter knows; the drafter got worse; too
 little to tell."""
 
-MIN_SAMPLES = 8
-"""Samples of either side that a comparison needs."""
 _LIKELY, _SURE = 2.0, 3.0
 """Standard errors: of the champion, whose change was found by other means, and of what tells the cause."""
 _MOST_Z = 99.0
 """Shown at most: values that don't differ at all have infinitely sure differences."""
-_MIN_FALL = 0.03
-"""Of acceptance; less is no fall."""
 _SHARED = 1 / 3
 """The baseline fell too if it fell by that share of the champion's fall."""
-_MIN_RISE = 0.05
-"""Of the target's entropy, as a part of what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +60,49 @@ class Verdict:
     same_version: Shift | None = None
 
 
-def judge(before: Sequence[DriftSample], after: Sequence[DriftSample]) -> Verdict:
+def judge(
+    before: Sequence[DriftSample], after: Sequence[DriftSample], config: DriftConfig | None = None
+) -> Verdict:
     """Read the cause of a fall from what fell with it.
 
     If the baseline fell too, the traffic changed: it is *harder* where the target's entropy rose, else the
     drafter is *stale*. If the champion fell alone, it *regressed*; but weights don't get worse by themselves:
     where versions fell that serve on both sides of the change, the traffic moved from what they know: stale.
+    What counts as a fall or a rise, and how many samples it takes, `config` says, or its defaults.
     """
-    champion = _shift(before, after, _champion)
-    baseline = _shift(before, after, _baseline)
-    entropy = _shift(before, after, _entropy)
+    config = config or DriftConfig()
+    least = config.min_samples
+    champion = _shift(before, after, _champion, least)
+    baseline = _shift(before, after, _baseline, least)
+    entropy = _shift(before, after, _entropy, least)
     shared = {sample.version for sample in before} & {sample.version for sample in after}
     same = _shift(
         [sample for sample in before if sample.version in shared],
         [sample for sample in after if sample.version in shared],
         _champion,
+        least,
     )
-    return Verdict(_kind(champion, baseline, entropy, same), champion, baseline, entropy, same)
+    return Verdict(_kind(champion, baseline, entropy, same, config), champion, baseline, entropy, same)
 
 
 def _kind(
-    champion: Shift | None, baseline: Shift | None, entropy: Shift | None, same: Shift | None
+    champion: Shift | None,
+    baseline: Shift | None,
+    entropy: Shift | None,
+    same: Shift | None,
+    config: DriftConfig,
 ) -> VerdictKind:
     if champion is None:
         return "unknown"
-    if not champion.fell(_MIN_FALL, _LIKELY):
+    if not champion.fell(config.min_fall, _LIKELY):
         return "none"
     if baseline is None:
         return "unknown"
-    if baseline.fell(max(_MIN_FALL, _SHARED * champion.fall)):
+    if baseline.fell(max(config.min_fall, _SHARED * champion.fall)):
         if entropy is None:
             return "unknown"
-        return "harder" if entropy.rose(_MIN_RISE * entropy.before) else "stale"
-    if same is not None and same.fell(max(_MIN_FALL, champion.fall / 2)):
+        return "harder" if entropy.rose(config.min_rise * entropy.before) else "stale"
+    if same is not None and same.fell(max(config.min_fall, champion.fall / 2)):
         return "stale"
     return "regressed"
 
@@ -132,10 +137,13 @@ def _entropy(sample: DriftSample) -> float | None:
 
 
 def _shift(
-    before: Sequence[DriftSample], after: Sequence[DriftSample], value: Callable[[DriftSample], float | None]
+    before: Sequence[DriftSample],
+    after: Sequence[DriftSample],
+    value: Callable[[DriftSample], float | None],
+    least: int,
 ) -> Shift | None:
     sides = [[found for sample in side if (found := value(sample)) is not None] for side in (before, after)]
-    if min(map(len, sides)) < MIN_SAMPLES:
+    if min(map(len, sides)) < least:
         return None
     (mean, error), (mean_after, error_after) = map(_mean_and_error, sides)
     spread = math.hypot(error, error_after)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 
 from online_draft.core import SpeculationCounts
 from online_draft.monitor.counts import OTHER_SEGMENTS, PLAIN
+from online_draft.monitor.drift.samples import DriftSample
+from online_draft.monitor.rollups.drift_counts import DriftCounts
 from online_draft.monitor.rollups.histogram import count_at
 from online_draft.monitor.rollups.resolutions import RESOLUTIONS, Resolution
 from online_draft.monitor.rollups.traffic_counts import LIVE, Cell, TrafficCounts
@@ -74,6 +76,11 @@ class RollupBoard:
         """What a request that finished had before under another version."""
         counts = TrafficCounts(speculation=speculation)
         self.add(self._clock(), segment, version or PLAIN, counts)
+
+    def replayed(self, segment: str, sample: DriftSample) -> None:
+        """A record that was replayed to measure drift acceptance."""
+        counts = TrafficCounts(drift=DriftCounts.of(sample))
+        self.add(self._clock(), segment, sample.version, counts)
 
     def add(self, at_s: float, segment: str, version: str, counts: TrafficCounts) -> None:
         """Count something that happened at a given time, however late."""

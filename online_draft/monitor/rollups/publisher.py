@@ -46,10 +46,12 @@ class RollupPublisher:
         self._thread.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Publish what is left and end the thread. Idempotent."""
+        """Publish what is left and end the thread, which gives the client back. Idempotent."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        elif self._thread.ident is None:
+            self._client.close()
 
     def publish(self) -> None:
         """Fold and publish now. Raises StoreError or redis-py's errors when Redis can't be used."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from online_draft.core import SpeculationCounts
+from online_draft.monitor.rollups.drift_counts import DriftCounts
 from online_draft.monitor.rollups.histogram import add_counts
 
 LIVE = ""
@@ -24,6 +25,8 @@ class TrafficCounts:
     Under `LIVE`, when it happens: `tokens` given out, `errors` by kind of `ERROR_KINDS`, and latency
     histograms with the buckets of `histogram.BOUNDS_US`: `first_token` (from the replica's receipt on) and
     `inter_token` (gaps between two outputs of a stream, however many tokens they have).
+
+    `drift` the learner counts, under the champion that it replayed, when it did.
     """
 
     requests: int = 0
@@ -33,6 +36,7 @@ class TrafficCounts:
     first_token: list[int] = field(default_factory=list)
     inter_token: list[int] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
+    drift: DriftCounts = field(default_factory=DriftCounts)
 
     def add(self, other: TrafficCounts) -> None:
         """Add another count to this one."""
@@ -44,3 +48,10 @@ class TrafficCounts:
         add_counts(self.inter_token, other.inter_token)
         for kind, count in other.errors.items():
             self.errors[kind] = self.errors.get(kind, 0) + count
+        if other.drift.samples:
+            self.drift.add(other.drift)
+
+    @property
+    def served(self) -> bool:
+        """Whether anything but replays was counted."""
+        return self != TrafficCounts(drift=self.drift)

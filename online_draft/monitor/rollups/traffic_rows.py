@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from online_draft.core import SCHEMA_VERSION, SpeculationCounts
 from online_draft.errors import StoreError
+from online_draft.monitor.rollups.drift_counts import BY_DEPTH, TOTALS, DriftCounts
 from online_draft.monitor.rollups.histogram import BOUNDS_US
 from online_draft.monitor.rollups.traffic_counts import ERROR_KINDS, Cell, TrafficCounts
 from online_draft.store.packing import pack, unpack
@@ -21,15 +22,21 @@ from online_draft.store.packing import pack, unpack
 Row = NDArray[np.int64]
 """[W]"""
 
-DEPTHS = 32
-"""Depths with a column of their own; the last one's stands for all below it, too."""
+DEPTHS, DRIFT_DEPTHS = 32, 16
+"""Depths with a column of their own, of what was served and of replays; the last stands for all below."""
 
 # Columns are stored by number: further ones go behind the last.
 _TOTALS = 7
 _LENGTHS = (DEPTHS, DEPTHS, DEPTHS, len(BOUNDS_US) + 1, len(BOUNDS_US) + 1)
 _ENDS = tuple(_TOTALS + sum(_LENGTHS[: number + 1]) for number in range(len(_LENGTHS)))
 _LISTS = tuple(slice(end - length, end) for end, length in zip(_ENDS, _LENGTHS, strict=True))
-_WIDTH = _ENDS[-1] + len(ERROR_KINDS)
+_ERRORS = slice(_ENDS[-1], _ENDS[-1] + len(ERROR_KINDS))
+_DRIFT_TOTALS = slice(_ERRORS.stop, _ERRORS.stop + len(TOTALS))
+_DRIFT_LISTS = tuple(
+    slice(_DRIFT_TOTALS.stop + number * DRIFT_DEPTHS, _DRIFT_TOTALS.stop + (number + 1) * DRIFT_DEPTHS)
+    for number in range(len(BY_DEPTH))
+)
+_WIDTH = _DRIFT_LISTS[-1].stop
 _TYPES = ("<u1", "<u2", "<u4", "<i8")
 
 
@@ -47,22 +54,26 @@ def to_row(counts: TrafficCounts) -> Row:
     )  # fmt: skip
     by_depth = (speculation.tried, speculation.accepted, speculation.ngram_accepted)
     for where, values in zip(_LISTS, (*by_depth, counts.first_token, counts.inter_token), strict=True):
-        space = where.stop - where.start
-        row[where.start : where.start + min(space, len(values))] = values[:space]
-        row[where.stop - 1] += sum(values[space:])
-    row[_ENDS[-1] :] = [counts.errors.get(kind, 0) for kind in ERROR_KINDS]
+        _enter(row, where, values)
+    row[_ERRORS] = [counts.errors.get(kind, 0) for kind in ERROR_KINDS]
+    if counts.drift.samples:
+        row[_DRIFT_TOTALS] = [getattr(counts.drift, name) for name in TOTALS]
+        for where, name in zip(_DRIFT_LISTS, BY_DEPTH, strict=True):
+            _enter(row, where, getattr(counts.drift, name))
     return row
 
 
 def from_row(row: Row) -> TrafficCounts:
-    """Inverse of `to_row`; lists end with their last entry that isn't 0, `accepted` with `tried`."""
+    """Inverse of `to_row`; lists end with their last entry that isn't 0, hits with tries."""
     values: list[int] = row.tolist()
     requests, prompt_tokens, tokens, steps, committed, drafted, ngram_drafted = values[:_TOTALS]
     tried, accepted, ngram_accepted, first_token, inter_token = [_trimmed(values[where]) for where in _LISTS]
     accepted += [0] * (len(tried) - len(accepted))
     speculation = SpeculationCounts(steps, committed, drafted, tried, accepted, ngram_drafted, ngram_accepted)
-    errors = {kind: count for kind, count in zip(ERROR_KINDS, values[_ENDS[-1] :], strict=True) if count}
-    return TrafficCounts(requests, prompt_tokens, tokens, speculation, first_token, inter_token, errors)
+    errors = {kind: count for kind, count in zip(ERROR_KINDS, values[_ERRORS], strict=True) if count}
+    return TrafficCounts(
+        requests, prompt_tokens, tokens, speculation, first_token, inter_token, errors, _drift(values)
+    )
 
 
 def pack_rows(cells: Mapping[Cell, Row]) -> bytes:
@@ -91,6 +102,26 @@ def unpack_rows(data: bytes) -> Iterator[tuple[Cell, Row]]:
     except (zlib.error, ValueError, TypeError, IndexError) as error:
         raise StoreError(f"roll-up is not readable: {error}") from error
     return zip(cells, rows_CW, strict=True)
+
+
+def _enter(row: Row, where: slice, values: list[int]) -> None:
+    """A list into its columns."""
+    space = where.stop - where.start
+    row[where.start : where.start + min(space, len(values))] = values[:space]
+    row[where.stop - 1] += sum(values[space:])
+
+
+def _drift(values: list[int]) -> DriftCounts:
+    if not values[_DRIFT_TOTALS.start]:
+        return DriftCounts()
+    counts = DriftCounts()
+    for name, value in zip(TOTALS, values[_DRIFT_TOTALS], strict=True):
+        setattr(counts, name, value)
+    for name, where in zip(BY_DEPTH, _DRIFT_LISTS, strict=True):
+        setattr(counts, name, _trimmed(values[where]))
+    counts.hits += [0] * (len(counts.tried) - len(counts.hits))
+    counts.baseline_hits += [0] * (len(counts.baseline_tried) - len(counts.baseline_hits))
+    return counts
 
 
 def _trimmed(values: list[int]) -> list[int]:

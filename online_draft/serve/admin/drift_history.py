@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-import redis
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from online_draft.errors import StoreError
-from online_draft.monitor.drift.samples import DriftSample, read_drift_samples, read_drift_segments
+from online_draft.monitor.rollups.drift_counts import DriftCounts
+from online_draft.monitor.rollups.reader import Dimension, read_rollup
+from online_draft.monitor.rollups.resolutions import RESOLUTIONS, Resolution
+from online_draft.monitor.rollups.traffic_counts import TrafficCounts
 from online_draft.serve.admin.desk import AdminDesk
 from online_draft.serve.api.errors import ApiError
-from online_draft.store import RedisKeys
 
 _DEFAULT_RANGE_S = 900
 _MAX_BUCKETS = 2000
@@ -49,8 +50,8 @@ class DriftSeries(BaseModel):
 
 
 class DriftSamplesReply(BaseModel):
-    """Samples of [start, end) in buckets of `resolution` seconds. A segment keeps its newest 2,048, for a
-    week."""
+    """Samples of the buckets of `resolution` seconds that overlap [start, end): as asked for, rounded up to
+    what counts are kept in. They are kept for 30 days."""
 
     start: int
     end: int
@@ -70,7 +71,8 @@ def build_drift_history_router(desk: AdminDesk) -> APIRouter:
         segment: Annotated[str | None, Query(description="of this segment only")] = None,
     ) -> DriftSamplesReply:
         """How often the heads' likeliest token was right, replayed with champion and baseline."""
-        last = int(time.time()) + 1 if end is None else end
+        now = _now()
+        last = now + 1 if end is None else end
         first = max(0, last - _DEFAULT_RANGE_S) if start is None else start
         if first >= last:
             raise ApiError(
@@ -79,52 +81,44 @@ def build_drift_history_router(desk: AdminDesk) -> APIRouter:
         if (last - first) / resolution > _MAX_BUCKETS:
             message = f"resolution: makes more than {_MAX_BUCKETS} buckets; choose a coarser one"
             raise ApiError(400, message, "resolution", "invalid_value")
-        target = desk.registry.target
-        series = []
+        kept = _kept_in(resolution, now - first)
+        seconds = -(-resolution // kept.seconds) * kept.seconds
+        by: tuple[Dimension] = ("segment",)
         try:
-            client, keys = desk.redis_client()
-            for name in sorted(read_drift_segments(client, keys, target)):
-                if segment in (None, name):
-                    columns = _columns(client, keys, target, name, first, last, resolution)
-                    series.append(DriftSeries(segment=name, buckets=columns))
+            found = read_rollup(
+                *desk.redis_client(), first - first % seconds, last, kept.seconds,
+                by=by, segment=segment,
+            )  # fmt: skip
         except StoreError as error:
             raise ApiError(503, str(error), code="drift_unavailable", headers={"Retry-After": "1"}) from error
-        return DriftSamplesReply(start=first, end=last, resolution=resolution, series=series)
+        series = [
+            DriftSeries(segment=name, buckets=columns)
+            for (name,), buckets in sorted(found.items())
+            if (columns := _columns(buckets, seconds)).at
+        ]
+        return DriftSamplesReply(start=first, end=last, resolution=seconds, series=series)
 
     return router
 
 
-def _columns(
-    client: redis.Redis, keys: RedisKeys, target: str, segment: str, first: int, last: int, seconds: int
-) -> DriftColumns:
-    columns = DriftColumns()
-    after = str(1000 * first - 1) if first else ""
-    while page := read_drift_samples(client, keys, target, segment, after):
-        for entry, sample in page:
-            at_s = int(entry.partition("-")[0]) // 1000
-            if first <= at_s < last and sample is not None:
-                _add(columns, at_s - at_s % seconds, sample)
-        after = page[-1][0]
+def _now() -> int:
+    return int(time.time())
+
+
+def _kept_in(resolution: int, age_s: int) -> Resolution:
+    """In which buckets to look for those of `resolution` seconds: as few as round it up by a quarter at most,
+    and such as are kept for so long."""
+    kept = [one for one in RESOLUTIONS if age_s <= one.keep_s] or [RESOLUTIONS[-1]]
+    return next((one for one in reversed(kept) if 4 * one.seconds <= resolution), kept[0])
+
+
+def _columns(buckets: dict[int, TrafficCounts], seconds: int) -> DriftColumns:
+    sums: dict[int, DriftCounts] = {}
+    for start, counts in sorted(buckets.items()):
+        if counts.drift.samples:
+            sums.setdefault(start - start % seconds, DriftCounts()).add(counts.drift)
+    columns = DriftColumns(at=list(sums))
+    for name in DriftColumns.model_fields.keys() - {"at"}:
+        values = [getattr(one, name) for one in sums.values()]
+        setattr(columns, name, [sum(value) if isinstance(value, list) else value for value in values])
     return columns
-
-
-def _add(columns: DriftColumns, at: int, sample: DriftSample) -> None:
-    """Add a sample to its bucket, the newest one."""
-    hits, tried = sum(sample.champion.hits), sum(sample.champion.tried)
-    if not columns.at or columns.at[-1] != at:
-        for name in DriftColumns.model_fields:
-            getattr(columns, name).append(0)
-        columns.at[-1] = at
-    for name, value in (
-        ("samples", 1),
-        ("hits", hits),
-        ("tried", tried),
-        ("hits_squared", hits * hits),
-        ("hits_tried", hits * tried),
-        ("tried_squared", tried * tried),
-        ("baseline_hits", sum(sample.baseline.hits)),
-        ("baseline_tried", sum(sample.baseline.tried)),
-        ("entropy_micro", sample.entropy_micro),
-        ("positions", sample.positions),
-    ):
-        getattr(columns, name)[-1] += value

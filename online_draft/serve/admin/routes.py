@@ -20,9 +20,11 @@ from online_draft.serve.admin.adapters import AdapterDesk
 from online_draft.serve.admin.auth import AdminAuth
 from online_draft.serve.admin.buffer_routes import build_buffer_router
 from online_draft.serve.admin.desk import AdminDesk
+from online_draft.serve.admin.details_routes import build_details_router
 from online_draft.serve.admin.drift_history import build_drift_history_router
 from online_draft.serve.admin.drift_routes import build_drift_router
 from online_draft.serve.admin.journal_routes import build_journal_router
+from online_draft.serve.admin.learner_history import build_learner_history_router
 from online_draft.serve.admin.recent_routes import build_recent_router
 from online_draft.serve.admin.replica_routes import build_replica_router
 from online_draft.serve.admin.series_routes import build_series_router
@@ -91,6 +93,8 @@ def build_admin_router(
         build_replica_router,
         build_journal_router,
         build_recent_router,
+        build_details_router,
+        build_learner_history_router,
     ):
         router.include_router(build(desk))
     router.include_router(build_events_router(desk, auth, lambda: getattr(backend, "ending", False) is True))

@@ -119,9 +119,12 @@ def _now() -> int:
 def _series(found: Series, by: list[Dimension]) -> list[SeriesOf]:
     shown = []
     for names, buckets in sorted(found.items()):
+        served = {start: counts for start, counts in buckets.items() if counts.served}
+        if not served:
+            continue
         group: dict[str, str | None] = {"segment": None, "version": None, "replica": None}
         group.update(zip(by, names, strict=True))
-        shown.append(SeriesOf(**group, buckets=_columns(buckets)))
+        shown.append(SeriesOf(**group, buckets=_columns(served)))
     return shown
 
 

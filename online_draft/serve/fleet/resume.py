@@ -8,8 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from online_draft.core import TARGET_UPDATED, GenerationRequest, SpeculationCounts, StepOutput
-from online_draft.errors import CapacityError
-from online_draft.serve.engine_thread import EngineDead
+from online_draft.errors import CapacityError, EngineDead
 from online_draft.serve.fleet.fleet import Fleet
 from online_draft.serve.fleet.link import ReplicaLost
 from online_draft.serve.fleet.messages import Order

@@ -1,8 +1,8 @@
 """A Ray Serve request router that lets a caller say which replica is meant.
 
 A call with the keyword `to`, a replica's name, goes to that replica, also while it drains; if it is gone,
-to any, which knows its own name. Calls without it go to the replica with the shortest queue. The router
-tells `members.MEMBERS` which replicas there are.
+to any, which knows its own name. Calls without it go to the replica with the shortest queue, but to none of
+those that they name in `avoid` while others run. The router tells `members.MEMBERS` which replicas there are.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class DirectedRouter(RequestRouter):
             if meant:
                 return [meant]
         running = MEMBERS.running(self._name)
+        if pending_request is not None:
+            running = running.difference(pending_request.kwargs.get("avoid", ())) or running
         return [[replica for replica in candidate_replicas if replica.replica_id.unique_id in running]]
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:

@@ -15,7 +15,8 @@ class ScalingConfig:
     come after `upscale_delay_s`, fewer after `downscale_delay_s`.
 
     A replica or ingress that is to end finishes what it has for `drain_s`; what is left on a replica then
-    goes on elsewhere. A request waits for a replica up to `resume_s` when there is none.
+    goes on elsewhere. A request waits for a replica up to `resume_s` when there is none. Replicas fetch a new
+    version within `fetch_spread_s` of hearing of it, not all at once.
     """
 
     ingresses: int = 1
@@ -27,6 +28,7 @@ class ScalingConfig:
     downscale_delay_s: float = 300.0
     drain_s: float = 10.0
     resume_s: float = 60.0
+    fetch_spread_s: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("ingresses", "streams_per_ingress"):
@@ -42,7 +44,7 @@ class ScalingConfig:
             raise ConfigError(
                 "scaling.target_pressure", f"must be above 0, at most 10, got {self.target_pressure}"
             )
-        for name in ("upscale_delay_s", "downscale_delay_s", "drain_s", "resume_s"):
+        for name in ("upscale_delay_s", "downscale_delay_s", "drain_s", "resume_s", "fetch_spread_s"):
             if not 0 <= getattr(self, name) <= 3600:
                 raise ConfigError(
                     f"scaling.{name}", f"must be from 0 to 3600 seconds, got {getattr(self, name)}"

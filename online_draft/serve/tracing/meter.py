@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from online_draft.core import GenerationRequest, StepOutput
+from online_draft.monitor.recent import RecentRequests
 from online_draft.monitor.rollups.board import RollupBoard
 from online_draft.monitor.rollups.traffic_meter import TrafficMeter
 from online_draft.tracing import tracer
@@ -30,10 +31,10 @@ class TracingMeter(TrafficMeter):
     """A TrafficMeter that also traces the requests whose trace is sampled. `admitted` is told when the engine
     takes one out of the queue."""
 
-    def __init__(self, board: RollupBoard, makes: Tracer) -> None:
+    def __init__(self, board: RollupBoard, makes: Tracer, recent: RecentRequests | None = None) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        super().__init__(board)
+        super().__init__(board, recent=recent)
         self._makes = makes
         self._propagator = TraceContextTextMapPropagator()
         self._stages: dict[str, _Stages] = {}
@@ -97,10 +98,10 @@ class TracingMeter(TrafficMeter):
         return self._epoch_ns + int(seconds * 1e9)
 
 
-def meter_of(board: RollupBoard) -> TrafficMeter:
+def meter_of(board: RollupBoard, recent: RecentRequests | None = None) -> TrafficMeter:
     """One that traces, if this process does."""
     makes = tracer()
-    return TrafficMeter(board) if makes is None else TracingMeter(board, makes)
+    return TrafficMeter(board, recent=recent) if makes is None else TracingMeter(board, makes, recent)
 
 
 def _outcome(output: StepOutput) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from online_draft.control.config import ControlConfig, ControlPlace
 from online_draft.control.loop import ControlLoop
 
 place, config = json.loads(sys.argv[1])
-ControlLoop(ControlPlace(**place), ControlConfig(**config)).run(threading.Event())
+ControlLoop(ControlPlace(**place), ControlConfig.from_dict(config)).run(threading.Event())
 """
 
 

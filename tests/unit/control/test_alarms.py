@@ -57,5 +57,11 @@ def test_the_codes_are_frozen() -> None:
     codes: tuple[Any, ...] = get_args(AlarmCode)
     assert codes == (
         "stale_version", "unusable_version", "nothing_decided", "counts_unreadable", "learner_trouble",
-        "drift",
+        "drift", "learner_stalled", "buffer_lag", "books_unbalanced", "replica_silent", "journal_unreadable",
+        "node_refused",
     )  # fmt: skip
+
+
+def test_a_replica_that_knows_more_of_the_journal_than_control_is_not_stale() -> None:
+    ahead = ReplicaView("v2", None, 0, seq=ALONE.seq + 1)
+    assert alarms(ALONE, 10**9, r1=ahead) == []

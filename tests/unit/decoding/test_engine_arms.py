@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from online_draft.core import GenerationRequest, SamplingParams, SpeculationCounts, StepOutput
-from online_draft.decoding import engine as engine_module
 from online_draft.decoding.config import EngineConfig
+from online_draft.decoding.drafting import making
 from online_draft.decoding.drafting.arms import place
 from online_draft.decoding.engine import Engine
 from online_draft.decoding.policy.profile import StepProfile
@@ -92,7 +92,7 @@ def loaded(tiny_target: Callable[..., LoadedTarget]) -> LoadedTarget:
 def test_any_arms_at_any_time_give_plain_outputs(
     tiny_target, recall_drafter, random_sampling, make_adapter, decode, monkeypatch, seed: int, family: str
 ) -> None:
-    monkeypatch.setattr(engine_module, "step_profile", lambda *_: CHEAP)
+    monkeypatch.setattr(making, "step_profile", lambda *_: CHEAP)
     rng = random.Random(seed)
     loaded = tiny_target(family)
     asked = []

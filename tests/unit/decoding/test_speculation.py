@@ -280,6 +280,36 @@ def test_a_better_drafter_is_found_out_at_once() -> None:
     assert engine.run(300).drafted_share > 0.95
 
 
+@pytest.mark.parametrize("says", [lambda p: p, lambda p: p**0.15], ids=["honest", "boastful"])
+@pytest.mark.parametrize("sequences", [1, 8, 16])
+@pytest.mark.parametrize("row_cost", [cheap, middling])
+def test_it_wakes_from_a_stale_drafter_as_soon_as_a_better_one_is_swapped_in(
+    row_cost: Callable[[int], float], sequences: int, says: Callable[[float], float]
+) -> None:
+    engine = simulated(row_cost, 0.03, says=says)
+    engine.run(1500, sequences)
+    assert engine.run(200, sequences).drafted_share < 0.1
+    engine.drafter = KnownDrafter(engine.machine.rng, 0.85, says)
+    # What it promises is believed no more than what the stale one promised.
+    engine.calibration = engine.calibration.heir()
+    engine.policy.drafter_changed()
+    assert engine.run(200, sequences).drafted_share > 0.9
+
+
+def test_trials_of_drafters_that_are_no_better_cost_little() -> None:
+    engine = simulated(middling, 0.03, says=lambda p: p**0.15)
+    engine.machine.outliers = 0.0
+    engine.run(1500, 8)
+    for _ in range(10):
+        engine.drafter = KnownDrafter(engine.machine.rng, 0.03, engine.drafter.says)
+        engine.calibration = engine.calibration.heir()
+        engine.policy.drafter_changed()
+        done = engine.run(300, 8)
+        lost = done.seconds - done.tokens / 8 * middling(8)
+        assert any(done.drafted[:2]) and not any(done.drafted[-50:])
+        assert lost < 20 * middling(8)
+
+
 def test_it_does_not_flap_near_break_even() -> None:
     engine = simulated(lambda rows: 1.0 + 0.075 * rows, 0.24)
     engine.run(200)

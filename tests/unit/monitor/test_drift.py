@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
 from online_draft.bench.drift.measure import AFTER, BEFORE, measure
 from online_draft.bench.drift.scenarios import SCENARIOS, Scenario, samples
+from online_draft.control.config import ControlConfig
 from online_draft.errors import ConfigError
 from online_draft.monitor.drift.adwin import Adwin
-from online_draft.monitor.drift.config import DriftConfig
+from online_draft.monitor.drift.config import MOST_SAMPLES, DriftConfig
 from online_draft.monitor.drift.samples import DriftSample, Hits
 from online_draft.monitor.drift.segment import SegmentDrift
 from online_draft.monitor.drift.verdict import as_figures, judge
+from online_draft.store import RedisKeys
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
@@ -82,10 +84,35 @@ def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
         Adwin(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"delta": 2.0}, {"window": 1}, {"settle": 0}, {"hold_s": -1.0}])
-def test_wrong_drift_settings_are_named(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"drift.{next(iter(wrong))}"):
+@pytest.mark.parametrize(
+    ("wrong", "accepted"),
+    [
+        ({"delta": 2.0}, "between 0 and 1"),
+        ({"window": 1}, "from 64 to 2048"),
+        ({"window": 4096}, "from 64 to 2048"),
+        ({"min_side": 33, "window": 64}, "from 1 to 32"),
+        ({"min_samples": 1}, "from 2 to 256"),
+        ({"min_fall": 0.0}, "between 0 and 1"),
+        ({"min_rise": 1.0}, "between 0 and 1"),
+        ({"settle": 0}, "from 1 to 256"),
+        ({"settle": 257}, "from 1 to 256"),
+        ({"hold_s": -1.0}, "positive"),
+        ({"every_s": float("inf")}, "finite"),
+    ],
+)
+def test_wrong_drift_settings_are_named(wrong: dict[str, Any], accepted: str) -> None:
+    with pytest.raises(ConfigError, match=accepted) as error:
         DriftConfig(**wrong)
+    assert error.value.field == f"control.drift.{next(iter(wrong))}"
+
+
+def test_the_window_is_no_longer_than_what_a_restart_finds() -> None:
+    assert RedisKeys().drift_samples_maxlen == MOST_SAMPLES == DriftConfig().window
+
+
+def test_control_takes_what_is_set() -> None:
+    drift = DriftConfig(delta=0.01, settle=60)
+    assert ControlConfig.from_dict(asdict(ControlConfig(drift=drift))).drift == drift
 
 
 def run(
@@ -203,6 +230,16 @@ def test_a_verdict_needs_its_figures() -> None:
     for missing in ({"baseline": Hits()}, {"positions": 0}):
         without = [replace(sample, **missing) for sample in made]
         assert judge(without[:100], without[100:]).kind == "unknown"
+
+
+def test_what_is_a_fall_and_a_rise_can_be_set() -> None:
+    made = list(samples(BY_NAME["harder traffic"], 0, 100, 100))
+    for config, kind in (
+        (DriftConfig(min_fall=0.9), "none"),
+        (DriftConfig(min_rise=0.9), "stale"),
+        (DriftConfig(min_samples=101), "unknown"),
+    ):
+        assert judge(made[:100], made[100:], config).kind == kind
 
 
 def test_figures_are_finite() -> None:

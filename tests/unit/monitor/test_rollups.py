@@ -6,6 +6,7 @@ import contextlib
 import copy
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,17 +17,27 @@ from hypothesis import strategies as st
 from online_draft.core import SpeculationCounts
 from online_draft.errors import ConfigError, StoreError
 from online_draft.monitor.counts import OTHER_SEGMENTS
+from online_draft.monitor.drift.samples import DriftSample, Hits
 from online_draft.monitor.rollups.board import OTHER_VERSIONS, RollupBoard
+from online_draft.monitor.rollups.drift_counts import DriftCounts
 from online_draft.monitor.rollups.histogram import BOUNDS_US, place
 from online_draft.monitor.rollups.publisher import RollupPublisher
 from online_draft.monitor.rollups.reader import read_rollup
 from online_draft.monitor.rollups.resolutions import RESOLUTIONS, finest_since
 from online_draft.monitor.rollups.traffic_counts import LIVE, Cell, TrafficCounts
-from online_draft.monitor.rollups.traffic_rows import DEPTHS, from_row, pack_rows, to_row, unpack_rows
+from online_draft.monitor.rollups.traffic_rows import (
+    DEPTHS,
+    DRIFT_DEPTHS,
+    from_row,
+    pack_rows,
+    to_row,
+    unpack_rows,
+)
 from online_draft.store import RedisKeys
 
 KEYS = RedisKeys("test")
 NOON = 1_800_000_000
+SAMPLE = DriftSample("r", "v1", Hits((3, 1), (4, 4)), Hits((2, 0), (4, 4)), 1_250_000, 2)
 
 
 class FakeRedis:
@@ -108,7 +119,14 @@ def cells_in(data: bytes) -> dict[Cell, TrafficCounts]:
 
 def counts(requests: int = 1) -> TrafficCounts:
     speculation = SpeculationCounts(2, 5, 16, [2, 1], [2, 1], 3, [0, 1])
-    return TrafficCounts(requests, 7, 5, speculation, [0, 1], [0, 0, 2], {"failed": 1})
+    drift = DriftCounts.of(SAMPLE)
+    return TrafficCounts(requests, 7, 5, speculation, [0, 1], [0, 0, 2], {"failed": 1}, drift)
+
+
+def drift_of(n: int) -> DriftCounts:
+    """Of so many replays of the one sample."""
+    hits, tried, baseline_hits = [3 * n, n], [4 * n, 4 * n], [2 * n, 0]
+    return DriftCounts(n, 16 * n, 32 * n, 64 * n, 1_250_000 * n, 2 * n, hits, tried, baseline_hits, [*tried])
 
 
 def read(server: FakeRedis, seconds: int, now: float, **more: Any) -> Any:
@@ -117,6 +135,9 @@ def read(server: FakeRedis, seconds: int, now: float, **more: Any) -> Any:
 
 def requests_by_bucket(server: FakeRedis, seconds: int, now: float) -> Counter[tuple[str, str, int]]:
     series = read(server, seconds, now, by=("segment", "version"))
+    for buckets in series.values():
+        for bucket in buckets.values():
+            assert bucket.drift == drift_of(bucket.requests), "one replayed record comes with each request"
     return Counter(
         {
             (*group, start): bucket.requests
@@ -355,6 +376,23 @@ def test_what_is_deeper_than_the_rows_counts_at_their_deepest() -> None:
     speculation = SpeculationCounts(1, 41, 40, [1] * 40, [1] * 40)
     kept = from_row(to_row(TrafficCounts(speculation=speculation))).speculation
     assert sum(kept.accepted) == 40 and kept.tried[-2:] == [1, 9] and len(kept.tried) == DEPTHS
+
+
+def test_drift_is_kept_by_depth_and_apart_from_what_is_served() -> None:
+    server, clock = FakeRedis(), Clock()
+    learner, replica = Writer(server, clock, "learner"), Writer(server, clock)
+    deep = Hits((1,) * 20, (2,) * 20)
+    learner.board.replayed("sql", replace(SAMPLE, champion=deep, baseline=Hits()))
+    replica.board.tokens("sql", 3, True, 1)
+    for writer in (learner, replica):
+        writer.publish()
+    for resolution in RESOLUTIONS:
+        found = read(server, resolution.seconds, NOON, by=("segment", "version"))
+        (replayed,), (live,) = found["sql", "v1"].values(), found["sql", LIVE].values()
+        assert live.served and not live.drift.samples and not replayed.served
+        assert (replayed.drift.hits_squared, replayed.drift.tried_squared) == (400, 1600)
+        assert replayed.drift.hits == [1] * (DRIFT_DEPTHS - 1) + [5] and sum(replayed.drift.tried) == 40
+        assert replayed.drift.baseline_tried == []
 
 
 def test_latency_buckets_hold_their_upper_bound() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,12 +9,9 @@ import pytest
 
 pytest.importorskip("opentelemetry.sdk.trace", reason="the extra `otel` is not installed")
 
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import format_span_id, format_trace_id
 
-from online_draft import tracing
 from online_draft.serve.api.app import Model, build_app
 from online_draft.serve.api.prompts import PromptEncoder
 
@@ -26,16 +22,6 @@ BODY = {
     "temperature": 0.5,
     "seed": 3,
 }
-
-
-@pytest.fixture
-def spans() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.use(provider)
-    yield exporter
-    tracing.shut_down_tracing()
 
 
 @pytest.mark.parametrize("stream", [False, True])

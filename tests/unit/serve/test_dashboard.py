@@ -15,12 +15,15 @@ import pytest
 
 from online_draft.errors import StoreError
 from online_draft.monitor.drift.samples import DriftSample, Hits
+from online_draft.monitor.rollups.board import RollupBoard
+from online_draft.monitor.rollups.drift_counts import DriftCounts
+from online_draft.monitor.rollups.traffic_counts import TrafficCounts
 from online_draft.serve.access.config import AccessConfig
 from online_draft.serve.access.gate import Gate
 from online_draft.serve.access.key import digest_of
 from online_draft.serve.access.keyring import Keyring
 from online_draft.serve.access.limiter import Limiter
-from online_draft.serve.admin import drift_history
+from online_draft.serve.admin import drift_history, series_routes
 from online_draft.serve.admin.auth import COOKIE, SESSION_S, AdminAuth
 from online_draft.serve.admin.desk import AdminDesk
 from online_draft.serve.admin.routes import build_admin_router
@@ -29,6 +32,7 @@ from online_draft.serve.api.prompts import PromptEncoder
 from online_draft.serve.dashboard.events import Pulse, look
 from online_draft.serve.dashboard.files import read_files
 from online_draft.store import RedisKeys
+from online_draft.store.packing import pack
 
 TARGET = "llama-0000000000000000-00000000"
 KEY = "the-admin-key"
@@ -200,12 +204,20 @@ async def test_the_journal_is_filtered_and_exported(page: httpx.AsyncClient) -> 
 
 async def test_all_that_the_page_asks_stands_in_the_document(page: httpx.AsyncClient) -> None:
     paths = (await page.get("/openapi.json")).json()["paths"]
-    for path in ("events", "journal", "replicas", "requests", "drift/samples"):
+    asked = (
+        "replicas",
+        "requests",
+        "drift/samples",
+        "requests/notable",
+        "speculation/counts",
+        "learner/history",
+    )
+    for path in ("events", "journal", *asked):
         assert f"/admin/api/{path}" in paths
         assert (await page.get(f"/admin/api/{path}")).status_code == 401
     assert not {"/admin", "/admin/session"} & set(paths)
     await sign_in(page)
-    for path in ("replicas", "requests", "drift/samples"):
+    for path in asked:
         assert (await page.get(f"/admin/api/{path}")).status_code == 503  # no Redis here
     wrong = {"start": 5, "end": 5}
     assert (await page.get("/admin/api/drift/samples", params=wrong)).json()["error"]["param"] == "start"
@@ -248,26 +260,47 @@ def test_a_look_says_what_cant_be_read(desk: AdminDesk, monkeypatch: pytest.Monk
     assert look(desk)["journal_error"] == "no disk"
 
 
+class Rollups:
+    """Hashes, as roll-ups are read."""
+
+    def __init__(self) -> None:
+        self.hashes: dict[str, dict[bytes, bytes]] = {}
+        self.asked: list[str] = []
+
+    def pipeline(self, transaction: bool) -> Rollups:
+        self.asked = []
+        return self
+
+    def hgetall(self, key: str) -> None:
+        self.asked.append(key)
+
+    def execute(self) -> list[dict[bytes, bytes]]:
+        return [self.hashes.get(key, {}) for key in self.asked]
+
+
 async def test_drift_samples_are_summed_by_bucket(
     page: httpx.AsyncClient, desk: AdminDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = DriftSample("r1", "v1", Hits((3, 1), (4, 4)), Hits((2, 0), (4, 4)), 1_250_000, 2)
     two = DriftSample("r2", "v1", Hits((4,), (4,)), Hits(), 500_000, 1)
-    stream = [("100000-0", one), ("110000-0", two), ("119999-5", None), ("160000-0", two), ("500000-0", one)]
-
-    def read(client: Any, keys: Any, target: str, segment: str, after: str) -> list[Any]:
-        assert target == TARGET
-        start = int(after.partition("-")[0] or 0)
-        return [entry for entry in stream if int(entry[0].partition("-")[0]) > start][:2]  # in pages of two
-
-    monkeypatch.setattr(desk, "redis_client", lambda: (None, None))
-    monkeypatch.setattr(drift_history, "read_drift_segments", lambda *_: ["sql", "python"])
-    monkeypatch.setattr(drift_history, "read_drift_samples", read)
+    server, keys = Rollups(), RedisKeys()
+    board = RollupBoard("learner", lambda: 1000.0)
+    for at_s, segment, sample in (
+        (500, "sql", one), (100, "sql", one), (160, "sql", two), (110, "sql", two), (110, "python", one),
+    ):  # fmt: skip
+        board.add(at_s, segment, sample.version, TrafficCounts(drift=DriftCounts.of(sample)))
+    board.tokens("chat", 1, True, 0)
+    board.fold()
+    for name, packed in board.unsaid().items():
+        server.hashes[keys.rollup(*name)] = {pack(["learner", "1"]): packed}
+    monkeypatch.setattr(desk, "redis_client", lambda: (server, keys))
+    for module in (drift_history, series_routes):
+        monkeypatch.setattr(module, "_now", lambda: 1000)
     await sign_in(page)
-    asked = {"start": 90, "end": 200, "resolution": 60, "segment": "sql"}
+    asked = {"start": 90, "end": 200, "resolution": 58, "segment": "sql"}
     reply = (await page.get("/admin/api/drift/samples", params=asked)).json()
     (series,) = reply["series"]
-    assert series["segment"] == "sql"
+    assert (series["segment"], reply["resolution"]) == ("sql", 60)
     assert series["buckets"] == {
         "at": [60, 120],
         "samples": [2, 1],
@@ -281,3 +314,18 @@ async def test_drift_samples_are_summed_by_bucket(
         "entropy_micro": [1_750_000, 500_000],
         "positions": [3, 1],
     }
+    everything = (await page.get("/admin/api/drift/samples", params={"start": 0, "end": 1001})).json()
+    assert [one["segment"] for one in everything["series"]] == ["python", "sql"], "chat has no samples"
+    served = (await page.get("/admin/api/series", params={"start": 0, "by": "segment"})).json()["series"]
+    assert [one["segment"] for one in served] == ["chat"], "samples are no traffic"
+
+
+@pytest.mark.parametrize(
+    ("resolution", "age_s", "kept_s"),
+    [(1, 900, 1), (39, 900, 1), (40, 900, 10), (20, 901, 10), (2160, 86_400, 60), (15_120, 604_800, 3600),
+     (60, 10**8, 3600)],
+)  # fmt: skip
+def test_drift_is_read_from_the_fewest_buckets_that_still_know_it(
+    resolution: int, age_s: int, kept_s: int
+) -> None:
+    assert drift_history._kept_in(resolution, age_s).seconds == kept_s

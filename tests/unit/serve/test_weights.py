@@ -244,3 +244,23 @@ def test_the_thread_follows_and_ends(bench: Bench) -> None:
     assert bench.watcher.ready.wait(10)
     bench.watcher.stop()
     assert bench.installed == ["one"]
+
+
+def test_a_new_version_is_fetched_at_a_random_moment_of_its_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = WeightWatcher(
+        bench.journal, bench.registry, bench.root / "cache", bench._load, bench._install, fetch_spread_s=8.0
+    )
+    waits: list[float] = []
+    monkeypatch.setattr(watcher._stop, "wait", waits.append)
+    bench.promote("one")
+    watcher.refresh()
+    assert waits == [], "nothing is drafted meanwhile"
+    for name in ("two", "three", "four"):
+        bench.promote(name)
+        watcher.refresh()
+    assert len(set(waits)) == 3 and all(0 <= wait <= 8 for wait in waits)
+    bench.decide("roll_back", "three")
+    watcher.refresh()
+    assert len(waits) == 3 and watcher.running.version == "three"

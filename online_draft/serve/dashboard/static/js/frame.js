@@ -7,7 +7,6 @@ import { SeriesStore } from "./series.js";
 import * as theme from "./theme.js";
 import { RANGES, address, read } from "./url.js";
 import { VIEWS } from "../views/all.js";
-import { forget, remember } from "../views/learner.js";
 
 const LINKS = { connecting: ["connecting …", "state"], live: ["live", "state live"], gone: ["disconnected", "state gone"] };
 
@@ -59,7 +58,6 @@ export class Frame {
     choose(this.state.model);
     this.status = null;
     this.names = { segment: new Set(), replica: new Set() };
-    forget();
     this.listen();
   }
 
@@ -126,7 +124,6 @@ export class Frame {
 
   take(status) {
     this.status = status;
-    remember(status);
     for (const replica of status.replicas ?? []) this.names.replica.add(replica.replica);
     for (const drift of status.drift ?? []) this.names.segment.add(drift.segment);
     this.offer();

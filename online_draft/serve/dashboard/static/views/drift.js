@@ -47,7 +47,7 @@ function mount(root, app) {
   }
 
   async function refresh() {
-    const resolution = Math.max(10, Math.round(app.store.range.seconds / BUCKETS));
+    const resolution = Math.max(10, 10 * Math.round(app.store.range.seconds / BUCKETS / 10));
     const end = Math.floor(Date.now() / 1000) + 1;
     const start = end - app.store.range.seconds;
     const [samples, group, noted] = await Promise.all([
@@ -56,7 +56,8 @@ function mount(root, app) {
       marks(app.store, app.signal),
     ]);
     const at = [];
-    for (let bucket = start - (start % resolution); bucket < end; bucket += resolution) at.push(bucket);
+    const step = samples.resolution;
+    for (let bucket = start - (start % step); bucket < end; bucket += step) at.push(bucket);
     const total = (one) => one.buckets.samples.reduce((all, count) => all + count, 0);
     const series = samples.series.filter((one) => one.buckets.at.length).sort((a, b) => total(b) - total(a)).slice(0, MOST_LINES);
     const bands = series.length <= 4;

@@ -1,7 +1,8 @@
 // Is it healthy?
 
+import { get } from "../js/api.js";
 import { Chart } from "../js/chart.js";
-import { badge, card, el, figures, fill, wide } from "../js/dom.js";
+import { badge, card, el, figures, fill, say, wide } from "../js/dom.js";
 import { clock, fixed, milliseconds, number, plural } from "../js/format.js";
 import { errors, quantile, ratio, tau } from "../js/ratios.js";
 import { column } from "../js/series.js";
@@ -9,11 +10,13 @@ import { scrolling, table } from "../js/table.js";
 
 const SHARES = [["p50", 0.5], ["p95", 0.95], ["p99", 0.99]];
 const NO_TRAFFIC = "no traffic yet: send a request with curl URL/v1/chat/completions (docs/api.md)";
+const SPEEDUP = "speedup, estimated";
+const ESTIMATE = "The speedup over plain decoding is an estimate for the last 15 minutes: what plain steps would have taken for the same tokens, by their measured cost, over what decoding took.";
 
 export const health = { id: "health", title: "Health", question: "Is it healthy?", mount };
 
 function mount(root, app) {
-  const head = figures(["τ", "tokens / s", "requests", "errors", "first token p95", "between tokens p95"]);
+  const head = figures(["τ", "tokens / s", "requests", "errors", "first token p95", "between tokens p95", SPEEDUP]);
   const charts = {
     tau: new Chart({ title: "Accepted length τ", note: "Tokens that a step commits; plain decoding has 1.", format: (value) => fixed(value, 2), floor: 1 }),
     tokens: new Chart({ title: "Tokens per second", note: "Given out by all replicas.", format: (value) => number(value, 0) }),
@@ -23,23 +26,25 @@ function mount(root, app) {
   };
   const replicas = el("div", {});
   const alarms = el("ul", { class: "alarms" });
+  const webhooks = el("p", { class: "note" });
   const learner = el("p", {});
   fill(root, el("div", { class: "cards" },
-    wide(card("In this range", null, head.node)),
+    wide(card("In this range", ESTIMATE, head.node)),
     ...Object.values(charts).map((chart) => chart.node),
-    card("Alarms", null, alarms, el("h3", { text: "Learner" }), learner),
+    card("Alarms", null, alarms, webhooks, el("h3", { text: "Learner" }), learner),
     wide(card("Replicas", null, replicas))));
 
   function take(status) {
     fill(replicas, replicaTable(status));
     fill(alarms, alarmList(status));
+    say(webhooks, webhookLine(status));
     learner.textContent = learnerLine(status);
     const [text, kind] = verdict(status);
     app.answer(text, kind);
   }
 
   async function refresh() {
-    const group = await app.store.load([], app.signal);
+    const [group, counted] = await Promise.all([app.store.load([], app.signal), get("speculation/counts", { replica: app.state.replica }, app.signal)]);
     const { rows, total } = group.whole;
     const at = group.grid;
     const seconds = Math.max(1, group.end - group.start);
@@ -50,6 +55,7 @@ function mount(root, app) {
       "errors": number(errors(total), 0),
       "first token p95": milliseconds(quantile(total.first_token, group.bounds, 0.95)),
       "between tokens p95": milliseconds(quantile(total.inter_token, group.bounds, 0.95)),
+      [SPEEDUP]: speedup(counted.replicas),
     });
     const per = (value) => (row) => value(row) / group.resolution;
     const empty = NO_TRAFFIC;
@@ -66,6 +72,12 @@ function mount(root, app) {
   }
 
   return { refresh, take, destroy: () => Object.values(charts).forEach((chart) => chart.destroy()) };
+}
+
+function speedup(replicas) {
+  const sum = (name) => replicas.reduce((all, one) => all + one[name], 0);
+  const found = ratio(sum("plain_us"), sum("spent_us"));
+  return found === null ? "–" : `${fixed(found, 2)} ×`;
 }
 
 function verdict(status) {
@@ -101,6 +113,12 @@ function alarmList(status) {
   const alarms = status.alarms ?? [];
   if (!alarms.length) return [el("li", {}, badge("none", "good"))];
   return alarms.map((one) => el("li", {}, badge(one.code, "bad"), ` ${one.about}: ${one.message} `, el("span", { class: "note", text: one.since_ms ? `since ${clock(one.since_ms)}` : "" })));
+}
+
+// Whether those who are told of alarms take what they are told.
+function webhookLine(status) {
+  const told = Object.entries(status.control?.webhooks ?? {});
+  return told.map(([name, one]) => `Webhook ${name}: ${one.trouble || "works"}, ${plural(one.sent, "message")} sent, ${number(one.waiting, 0)} waiting.`).join(" ");
 }
 
 function learnerLine(status) {

@@ -1,12 +1,16 @@
 // Where in the tree is it lost?
 
+import { get } from "../js/api.js";
 import { Chart } from "../js/chart.js";
 import { card, el, figures, fill, wide } from "../js/dom.js";
 import { fixed, number, percent } from "../js/format.js";
 import { HeatMap } from "../js/heatmap.js";
 import { acceptance, ratio, sources, tau, treeSize } from "../js/ratios.js";
+import { Reliability } from "../js/reliability.js";
 import { column } from "../js/series.js";
 import { scrolling, table } from "../js/table.js";
+
+const SOURCES = { heads: "heads", ngram: "n-gram memory" };
 
 export const tree = { id: "tree", title: "Tree", question: "Where in the tree is it lost?", mount };
 
@@ -17,12 +21,13 @@ function mount(root, app) {
     size: new Chart({ title: "Tree size chosen", note: "Drafted nodes a step, on average; the policy drafts nothing where that wouldn't pay.", format: (value) => fixed(value, 1) }),
     source: new Chart({ title: "Where committed tokens come from", note: "The root is the target's own token, one a step.", format: (value) => percent(value, 0), top: 1 }),
   };
+  const promises = new Reliability({ title: "Calibration: promised and observed", note: "Drafted nodes by tenths of the probability that they were given, and how many of them were right, since the engines' policy began. Above the dashed line they promise too little, below it too much." });
   const depths = el("div", {});
-  fill(root, el("div", { class: "cards" }, wide(card("In this range", null, head.node)), map.node, charts.size.node, charts.source.node,
-    wide(card("By depth, whole range", "A conditional share: what is lost at one depth isn't counted at the next.", depths))));
+  fill(root, el("div", { class: "cards" }, wide(card("In this range", null, head.node)), map.node, charts.size.node, charts.source.node, promises.node,
+    card("By depth, whole range", "A conditional share: what is lost at one depth isn't counted at the next.", depths)));
 
   async function refresh() {
-    const group = await app.store.load([], app.signal);
+    const [group, counted] = await Promise.all([app.store.load([], app.signal), get("speculation/counts", { replica: app.state.replica }, app.signal)]);
     const { rows, total } = group.whole;
     const at = group.grid;
     const from = sources(total);
@@ -40,11 +45,23 @@ function mount(root, app) {
     charts.source.show({ at, empty, lines: [
       { label: "heads", values: share("heads") }, { label: "n-gram memory", values: share("ngram"), dash: true }, { label: "root", values: share("root"), hue: 4 },
     ] });
+    promises.show({ sources: Object.entries(SOURCES).map(([name, label]) => ({ label, points: tenths(counted.replicas, name) })), empty: "nothing was drafted yet" });
     fill(depths, depthTable(total, every, empty));
     app.answer(...answer(total, every, empty));
   }
 
-  return { refresh, destroy: () => [map, ...Object.values(charts)].forEach((chart) => chart.destroy()) };
+  return { refresh, destroy: () => [map, promises, ...Object.values(charts)].forEach((chart) => chart.destroy()) };
+}
+
+// All replicas' nodes of a source by tenth of the promised probability, without empty tenths.
+function tenths(replicas, source) {
+  const told = replicas.map((one) => one.sources[source]).filter(Boolean);
+  const sum = (name, tenth) => told.reduce((all, one) => all + one[name][tenth], 0);
+  const every = told.length ? told[0].nodes.map((_, tenth) => tenth) : [];
+  return every.map((tenth) => {
+    const nodes = sum("nodes", tenth);
+    return { nodes, promised: ratio(sum("promised_micro", tenth) / 1e6, nodes), observed: ratio(sum("accepted", tenth), nodes) };
+  }).filter((point) => point.nodes);
 }
 
 function answer(total, every, empty) {

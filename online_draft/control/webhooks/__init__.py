@@ -1,0 +1,1 @@
+"""Tells people elsewhere of alarms and rollbacks, over HTTP."""
