@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+from online_draft.buffer.books import Books
 from online_draft.buffer.records import UnknownSchema, decode
 from online_draft.buffer.sequences import SequenceTrack
 from online_draft.core import Interaction
@@ -14,6 +15,7 @@ from online_draft.store.packing import pack, unpack
 
 _MAX_WRITERS = 256
 _STATE_SCHEMA = 2
+_STALE_MS = 15_000
 
 Fields = dict[bytes, bytes]
 Entry = tuple[bytes, Fields | None]
@@ -50,6 +52,8 @@ class ReadLedger:
         self._target = target
         self._tracks: dict[str, SequenceTrack] = {}
         self._cut: set[bytes] = set()
+        self._accepted: dict[str, tuple[int, int]] = {}
+        """What writers had accepted and had not come yet, and when (ms) they said so."""
         if state is not None:
             self._restore(state)
 
@@ -104,10 +108,33 @@ class ReadLedger:
         track = self._tracks.get(writer)
         return track.last if track is not None and track.last >= track.first else 0
 
+    def note(self, books: Mapping[str, Books]) -> None:
+        """Remember what writers say that they accepted and that hasn't come yet: Redis may forget it."""
+        said = {name: (one.accepted, one.at_ms) for name, one in books.items() if self.knows(name)}
+        for name, known in self._accepted.items():
+            if name not in said or said[name][1] < known[1]:
+                said[name] = known
+        ahead = [(name, known) for name, known in said.items() if known[0] > self.last_seen(name)]
+        self._accepted = dict(sorted(ahead, key=lambda item: item[1][1])[-_MAX_WRITERS:])
+
+    def owed(self, books: Mapping[str, Books], now_ms: int) -> int:
+        """Records that never came of writers that are silent, by the last that is known of their books. Who
+        ended in order owes nothing, unless Redis forgot that."""
+        owed = 0
+        for name in {*books, *self._accepted}:
+            accepted, at_ms = self._accepted.get(name, (0, 0))
+            last = books.get(name)
+            if last is not None and last.at_ms >= at_ms:
+                accepted, at_ms = (0 if last.closed else last.accepted), last.at_ms
+            if now_ms - at_ms > _STALE_MS and self.knows(name):
+                owed += max(0, accepted - self.last_seen(name))
+        return owed
+
     def to_bytes(self) -> bytes:
-        """Counts and sequence tracks, for the learner's checkpoint."""
+        """Counts, sequence tracks and what was noted of books, for the learner's checkpoint."""
         tracks = {name: [t.first, t.last, t.gaps, t.closed] for name, t in self._tracks.items()}
-        return pack([_STATE_SCHEMA, self._target, asdict(self.counts), tracks, self.knows_all])
+        counts = asdict(self.counts)
+        return pack([_STATE_SCHEMA, self._target, counts, tracks, self.knows_all, self._accepted])
 
     def _see(self, writer: str, sequence: int) -> bool:
         track = self._tracks.pop(writer, None)
@@ -129,6 +156,8 @@ class ReadLedger:
             if schema not in (_STATE_SCHEMA - 1, _STATE_SCHEMA):
                 raise StoreError(f"reader state has schema {schema}, expected {_STATE_SCHEMA}")
             self.knows_all = bool(rest[0]) if schema == _STATE_SCHEMA else True
+            accepted = rest[1] if len(rest) > 1 else {}
+            self._accepted = {str(name): (int(count), int(at)) for name, (count, at) in accepted.items()}
             restored = ReadCounts(**{name: int(count) for name, count in counts.items()})
             self._tracks = {
                 str(name): SequenceTrack(first, last, [(low, high) for low, high in gaps], closed)

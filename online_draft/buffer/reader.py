@@ -9,16 +9,16 @@ from typing import Any, cast
 
 import redis
 
-from online_draft.buffer.books import Books, read_books
+from online_draft.buffer.books import read_books
 from online_draft.buffer.ledger import Entry, Fields, ReadCounts, ReadLedger
 from online_draft.buffer.sweeping import bury
 from online_draft.core import Interaction
+from online_draft.errors import StoreError
 from online_draft.store import RedisKeys, connect_redis, redis_errors
 
 CONSUMER = "learner"
 _BLOCK_MS = 500
 _PAGE = 512
-_STALE_MS = 15_000
 
 
 class RecordReader:
@@ -85,7 +85,9 @@ class RecordReader:
         return self.ledger.counts
 
     def to_bytes(self) -> bytes:
-        """Counts and sequence tracks, for the learner's checkpoint."""
+        """Counts, sequence tracks and the last of the writers' books, for the learner's checkpoint."""
+        with contextlib.suppress(StoreError):
+            self.ledger.note(read_books(self._client, self._keys))
         return self.ledger.to_bytes()
 
     def take_refused(self) -> list[str]:
@@ -103,13 +105,14 @@ class RecordReader:
             return self._client.xlen(self._keys.records)
 
     def lost_in_crash(self, now_ms: int | None = None) -> int:
-        """Gaps, plus what writers that vanished had accepted and we never saw. Meaningful at lag 0."""
+        """Gaps, plus what writers that vanished had accepted and we never saw. Meaningful at lag 0.
+
+        Books that Redis forgot count as they were at the last checkpoint, or the last time this was asked.
+        """
         now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        return self.counts.gaps + sum(
-            max(0, books.accepted - self.ledger.last_seen(writer))
-            for writer, books in read_books(self._client, self._keys).items()
-            if _vanished(books, now_ms) and self.ledger.knows(writer)
-        )
+        books = read_books(self._client, self._keys)
+        self.ledger.note(books)
+        return self.counts.gaps + self.ledger.owed(books, now_ms)
 
     def close(self) -> None:
         """Give the connection back. Pending entries stay pending."""
@@ -223,7 +226,3 @@ class RecordReader:
 def _order(entry: bytes) -> tuple[int, int]:
     milliseconds, _, counter = entry.partition(b"-")
     return int(milliseconds), int(counter)
-
-
-def _vanished(books: Books, now_ms: int) -> bool:
-    return not books.closed and now_ms - books.at_ms > _STALE_MS

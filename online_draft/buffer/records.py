@@ -6,11 +6,13 @@ About 2 bytes a token for vocabularies below 65,536, 4 above, 1 a step, and 100 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from typing import cast
 
 import msgpack
 
-from online_draft.core import SCHEMA_VERSION, Interaction
+from online_draft.core import SCHEMA_VERSION, GenerationRequest, Interaction
 from online_draft.errors import StoreError
 from online_draft.store.packing import pack, pack_ints, unpack, unpack_ints
 
@@ -20,6 +22,37 @@ _FIELDS = 17
 
 class UnknownSchema(StoreError):
     """A record that other code wrote, earlier or later."""
+
+
+def record_of(
+    request: GenerationRequest,
+    target: str,
+    output_ids: Sequence[int],
+    accepted_lengths: Sequence[int],
+    tried: Sequence[int],
+    accepted: Sequence[int],
+    drafter_version: str,
+) -> Interaction:
+    """What remains of a request that was served by `target` and has ended now."""
+    sampling = request.sampling
+    return Interaction(
+        target=target,
+        tenant=request.tenant,
+        segment=request.segment,
+        prompt_ids=request.prompt_ids,
+        output_ids=tuple(output_ids),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=sampling.seed,
+        prompt_index=request.prompt_index,
+        choice_index=request.choice_index,
+        accepted_lengths=tuple(accepted_lengths),
+        tried=tuple(tried),
+        accepted=tuple(accepted),
+        drafter_version=drafter_version,
+        finished_at_ms=time.time_ns() // 1_000_000,
+    )
 
 
 def encode(interaction: Interaction) -> bytes:

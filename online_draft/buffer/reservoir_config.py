@@ -38,8 +38,10 @@ class ReservoirConfig:
         for entry in fields(self):
             name, value = entry.name, getattr(self, entry.name)
             if entry.type == "float" and not 0 <= value <= 1:
-                raise ConfigError(f"reservoirs.{name}", f"{value} is not in [0, 1]")
+                raise ConfigError(f"learner.reservoirs.{name}", f"{value} is not in [0, 1]")
             if entry.type == "int" and name != "seed" and value < 1:
-                raise ConfigError(f"reservoirs.{name}", f"{value} is not an integer >= 1")
+                raise ConfigError(f"learner.reservoirs.{name}", f"{value} is not an integer >= 1")
         if self.recent_share + self.hard_share + self.anchor_share > 1 + 1e-9:
-            raise ConfigError("reservoirs.recent_share", "recent, hard and anchor share sum to more than 1")
+            raise ConfigError(
+                "learner.reservoirs.recent_share", "recent, hard and anchor share sum to more than 1"
+            )
