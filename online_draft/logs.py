@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -175,13 +176,17 @@ class SharedFileHandler(RotatingFileHandler):
         super().__init__(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line, whole."""
-        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+        """Write one line, whole; to stderr while the file can't be written. Nobody who logs fails for it."""
         try:
-            self._follow()
-            super().emit(record)
-        finally:
-            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            try:
+                self._follow()
+                super().emit(record)
+            finally:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+        except OSError:
+            with suppress(OSError, ValueError):
+                sys.stderr.write(f"{self.format(record)}\n")
 
     def close(self) -> None:
         """Close file and lock. Idempotent."""
@@ -204,6 +209,7 @@ class SharedFileHandler(RotatingFileHandler):
         if ours is None or there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
             if self.stream is not None:
                 self.stream.close()
+                self.stream = None
             self.stream = self._open()
 
 

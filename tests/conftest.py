@@ -255,3 +255,29 @@ def traffic() -> Traffic:
     target = random_target(config, 0, torch.float32, logit_scale=4.0)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     return Traffic(LoadedTarget(target, fast, config, "llama-0123456789abcdef-01234567", "tiny", Path()))
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """`until(condition, seconds, what)` returns what the condition gives as soon as that is true, else fails
+    with `what`, which may be a function. Exceptions of the condition that are `ignoring` mean not yet."""
+
+    def wait(
+        condition: Callable[[], Any],
+        seconds: float = 20,
+        what: Callable[[], object] | str = "the condition never held",
+        ignoring: type[Exception] | tuple[type[Exception], ...] = (),
+    ) -> Any:
+        deadline, pause_s = time.monotonic() + seconds, 0.005
+        while True:
+            try:
+                if found := condition():
+                    return found
+            except ignoring:
+                pass
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {seconds} s: {what() if callable(what) else what}")
+            time.sleep(pause_s)
+            pause_s = min(0.05, 1.2 * pause_s)
+
+    return wait

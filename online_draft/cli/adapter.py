@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from online_draft.cli.admin import open_admin
 from online_draft.cli.bench import bench_app
-from online_draft.cli.options import JsonOut, Key, Model, Offline, Reason, StateDir, Url, read_settings
+from online_draft.cli.options import JsonOut, Reason
+from online_draft.cli.system import System, of_store, of_system
 from online_draft.errors import ConfigError
 
 adapter_app = typer.Typer(help="Adapters of a drafter, one per segment of traffic.", no_args_is_help=True)
@@ -118,29 +118,24 @@ def adapter_show(
 
 
 @adapter_app.command("list")
-def adapter_list(
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-    offline: Offline = False,
-) -> None:
+@of_system
+def adapter_list(system: System) -> None:
     """Published adapters, newest last, with their segments, bases and roles."""
-    for entry in open_admin(offline, state_dir, url, admin_key, model).adapters():
+    for entry in system.admin().adapters():
         about = entry.get("error") or f"{entry['segment']:<16} on {entry['base']}"
         print(f"{entry['adapter']:<16} {about}  {', '.join(entry['roles'])}".rstrip())
 
 
 @adapter_app.command("push")
+@of_store
 def adapter_push(
+    system: System,
     directory: Annotated[Path, typer.Argument(help="An adapter's directory (`adapter train` makes them).")],
-    state_dir: StateDir = None,
-    model: Model = None,
 ) -> None:
     """Register an adapter of a published drafter; prints its id. It drafts for nobody yet."""
     from online_draft.launch.pushing_adapters import push_adapter
 
-    pushed = push_adapter(read_settings(flags={"state_dir": state_dir}).of(model), directory)
+    pushed = push_adapter(system.settings, directory)
     print(pushed.adapter)
     known = "registered" if pushed.fresh else "known already"
     print(
@@ -152,48 +147,42 @@ def adapter_push(
 
 
 @adapter_app.command("load")
+@of_system
 def adapter_load(
+    system: System,
     adapter: Annotated[str, typer.Argument(help="An adapter's id, see `adapter list`.")],
     reason: Reason = "by hand",
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-    offline: Offline = False,
 ) -> None:
     """Let an adapter of the champion draft for its segment."""
-    written = open_admin(offline, state_dir, url, admin_key, model).load_adapter(adapter, reason)
+    written = system.admin().load_adapter(adapter, reason)
     segment = written["numbers"]["segment"]
     print(f"decision {written['seq']}: {written['version']} drafts for {segment}")
 
 
 @adapter_app.command("drop")
+@of_system
 def adapter_drop(
+    system: System,
     name: Annotated[str, typer.Argument(help="An adapter's id, or its segment.")],
     reason: Reason = "by hand",
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-    offline: Offline = False,
 ) -> None:
     """Let the champion alone draft for a segment again."""
-    written = open_admin(offline, state_dir, url, admin_key, model).drop_adapter(name, reason)
+    written = system.admin().drop_adapter(name, reason)
     segment = written["numbers"]["segment"]
     print(f"decision {written['seq']}: {written['version']} drafts for {segment} no more")
 
 
 @adapter_app.command("prune")
+@of_store
 def adapter_prune(
+    system: System,
     last: Annotated[int, typer.Option(help="Keep this many of the newest.", min=1)] = 10,
-    state_dir: StateDir = None,
-    model: Model = None,
 ) -> None:
     """Delete old adapters that play no role."""
     from online_draft.launch.admin import open_desk
     from online_draft.serve.admin.adapters import AdapterDesk
 
-    desk = open_desk(read_settings(flags={"state_dir": state_dir}).of(model))
+    desk = open_desk(system.settings)
     for adapter in AdapterDesk(desk).registry.prune(desk.state().adapters_in_use, last):
         print(f"deleted {adapter}")
 

@@ -7,24 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from online_draft.cli.admin import open_online
-from online_draft.cli.options import Key, Model, Offline, StateDir, Url, read_settings
+from online_draft.cli.options import AsJson
+from online_draft.cli.system import System, of_running_system, of_system
 
 buffer_app = typer.Typer(help="The replay buffer.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @buffer_app.command("stats")
-def buffer_stats(
-    as_json: AsJson = False,
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-) -> None:
+@of_running_system
+def buffer_stats(system: System, as_json: AsJson = False) -> None:
     """The books: produced = stored + spooled + dropped + erased, and what became of what was stored."""
-    stats = open_online(state_dir, url, admin_key, model).buffer()
+    stats = system.online().buffer()
     if as_json:
         print(json.dumps(stats, indent=2))
         return
@@ -47,26 +40,23 @@ def buffer_stats(
 
 
 @buffer_app.command("erase")
+@of_system
 def buffer_erase(
+    system: System,
     tenant: Annotated[str, typer.Option(help="Whose records, prompts and n-grams are forgotten.")],
     as_json: AsJson = False,
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-    offline: Offline = False,
 ) -> None:
     """Forget a tenant: its records in Redis and with the learner, and what n-gram memories hold of it.
 
     Versions and adapters that were trained on its records are listed; what weights have learnt stays learnt.
     Exit code 1 while somebody has yet to forget; asking again is harmless and finishes what is open.
     """
-    if offline:
+    if system.offline:
         from online_draft.launch.erasing import erase_offline
 
-        report = erase_offline(read_settings(flags={"state_dir": state_dir}), tenant)
+        report = erase_offline(system.all_settings, tenant)
     else:
-        report = open_online(state_dir, url, admin_key, model).erase(tenant)
+        report = system.online().erase(tenant)
     if as_json:
         print(json.dumps(report, indent=2))
     else:

@@ -29,6 +29,7 @@ Model = Annotated[
 Offline = Annotated[bool, typer.Option("--offline", help="Work on the artifact store; no system runs.")]
 Reason = Annotated[str, typer.Option("--reason", help="Kept in the journal.")]
 Version = Annotated[str, typer.Argument(help="A version id, see `drafter list`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result here.")]
 
 

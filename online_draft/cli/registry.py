@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from online_draft.cli.admin import open_admin, open_online
-from online_draft.cli.options import Key, Model, Offline, Reason, StateDir, Url, Version, read_settings
+from online_draft.cli.options import Reason, Version
+from online_draft.cli.system import System, of_running_system, of_store, of_system
 
 if TYPE_CHECKING:
     from online_draft.registry.journal import DecisionKind
@@ -24,15 +24,10 @@ def _show(value: Any) -> None:
 
 
 @drafter_app.command("list")
-def drafter_list(
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-    offline: Offline = False,
-) -> None:
+@of_system
+def drafter_list(system: System) -> None:
     """Published versions, newest last, with their roles and shares of the traffic."""
-    for entry in open_admin(offline, state_dir, url, admin_key, model).drafters():
+    for entry in system.admin().drafters():
         about = entry.get("error") or f"{entry['kind']}  {entry['bytes'] / 1e6:.1f} MB"
         parent = (entry.get("provenance") or {}).get("parent")
         origin = f"from {parent}" if parent else ""
@@ -47,60 +42,32 @@ def _roles(entry: dict[str, Any]) -> str:
 
 
 @drafter_app.command("show")
-def drafter_show(
-    version: Version,
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-    offline: Offline = False,
-) -> None:
+@of_system
+def drafter_show(system: System, version: Version) -> None:
     """One version: provenance and the decisions about it."""
-    _show(open_admin(offline, state_dir, url, admin_key, model).drafter(version))
+    _show(system.admin().drafter(version))
 
 
 def _decision_command(name: str, kind: DecisionKind, takes_version: bool, about: str) -> None:
     """A command that makes one decision."""
 
-    def decide(
-        version: str | None,
-        reason: str,
-        state_dir: Path | None,
-        url: str | None,
-        key: str | None,
-        model: str | None,
-        offline: bool,
-    ) -> None:
-        written = open_admin(offline, state_dir, url, key, model).decide(kind, version, reason)
+    def decide(system: System, version: str | None, reason: str) -> None:
+        written = system.admin().decide(kind, version, reason)
         print(f"decision {written['seq']}: {written['kind']} {written['version'] or ''}".rstrip())
 
     if takes_version:
 
-        def with_version(
-            version: Version,
-            reason: Reason = "by hand",
-            state_dir: StateDir = None,
-            url: Url = None,
-            admin_key: Key = None,
-            model: Model = None,
-            offline: Offline = False,
-        ) -> None:
-            decide(version, reason, state_dir, url, admin_key, model, offline)
+        @drafter_app.command(name, help=about)
+        @of_system
+        def with_version(system: System, version: Version, reason: Reason = "by hand") -> None:
+            decide(system, version, reason)
 
-        drafter_app.command(name, help=about)(with_version)
         return
 
-    def without_version(
-        reason: Reason = "by hand",
-        state_dir: StateDir = None,
-        url: Url = None,
-        admin_key: Key = None,
-        model: Model = None,
-        offline: Offline = False,
-    ) -> None:
-        decide(None, reason, state_dir, url, admin_key, model, offline)
-
-    (learner_app if kind in ("pause", "resume") else drafter_app).command(name, help=about)(without_version)
+    @(learner_app if kind in ("pause", "resume") else drafter_app).command(name, help=about)
+    @of_system
+    def without_version(system: System, reason: Reason = "by hand") -> None:
+        decide(system, None, reason)
 
 
 _decision_command("promote", "promote", True, "Make a version the champion.")
@@ -113,16 +80,16 @@ _decision_command("resume", "resume", False, "Learn again.")
 
 
 @drafter_app.command("push")
+@of_store
 def drafter_push(
+    system: System,
     directory: Annotated[Path, typer.Argument(help="A drafter: manifest.json and model.safetensors.")],
     name: Annotated[str | None, typer.Option(help="A name; else the next version number.")] = None,
-    state_dir: StateDir = None,
-    model: Model = None,
 ) -> None:
     """Register a drafter directory (`distill` makes them) as a version that isn't proven; prints its id."""
     from online_draft.launch.pushing import push_drafter
 
-    pushed = push_drafter(read_settings(flags={"state_dir": state_dir}).of(model), directory, name)
+    pushed = push_drafter(system.settings, directory, name)
     print(pushed.version)
     where = "the system that runs" if pushed.running else "the artifact store"
     known = f"registered with {where}" if pushed.fresh else f"{where} had it already"
@@ -136,22 +103,21 @@ def drafter_push(
 
 
 @drafter_app.command("prune")
+@of_store
 def drafter_prune(
+    system: System,
     last: Annotated[int, typer.Option(help="Keep this many of the newest.", min=1)] = 10,
-    state_dir: StateDir = None,
-    model: Model = None,
 ) -> None:
     """Delete old versions that play no role."""
     from online_draft.launch.admin import open_desk
 
-    desk = open_desk(read_settings(flags={"state_dir": state_dir}).of(model))
+    desk = open_desk(system.settings)
     for version in desk.registry.prune(desk.state().in_use, last):
         print(f"deleted {version}")
 
 
 @learner_app.command("status")
-def learner_status(
-    state_dir: StateDir = None, url: Url = None, admin_key: Key = None, model: Model = None
-) -> None:
+@of_running_system
+def learner_status(system: System) -> None:
     """What the learner does and why."""
-    _show(open_online(state_dir, url, admin_key, model).learner())
+    _show(system.online().learner())

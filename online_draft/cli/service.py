@@ -115,12 +115,21 @@ def doctor(
     admin_key_env: Annotated[
         str, typer.Option(metavar="NAME", help="The environment variable that has its admin key.")
     ] = "ONLINE_DRAFT_ADMIN_KEY",
+    state: Annotated[
+        bool, typer.Option("--state", help="Check what is kept instead: a restored copy, for instance.")
+    ] = False,
 ) -> None:
-    """Check this machine, or a service that runs, and say what to do about each finding."""
+    """Check this machine, a service that runs, or what it keeps, and say what to do about each finding."""
     if url is not None:
         from online_draft.doctor import service, show
 
         raise typer.Exit(show(service.examine(url, os.environ.get(admin_key_env))))
+    settings = read_settings(config, {"state_dir": state_dir})
+    if state:
+        from online_draft.doctor import show
+        from online_draft.doctor.state import examine
+
+        raise typer.Exit(show(examine(settings)))
     from online_draft.doctor import run
 
-    raise typer.Exit(run(read_settings(config, {"state_dir": state_dir})))
+    raise typer.Exit(run(settings))

@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
-from online_draft.cli.admin import open_online
-from online_draft.cli.options import Key, Model, Reason, StateDir, Url
-
-if TYPE_CHECKING:
-    from online_draft.launch.admin import OnlineAdmin
+from online_draft.cli.options import Reason
+from online_draft.cli.system import System, of_running_system
 
 speculation_app = typer.Typer(help="Whether a running system drafts.", no_args_is_help=True)
 
 
-def _switch(admin: OnlineAdmin, mode: str, reason: str) -> None:
-    written = admin.switch_speculation(mode, reason)
+def _switch(system: System, mode: str, reason: str) -> None:
+    written = system.online().switch_speculation(mode, reason)
     print(f"decision {written['seq']}: {written['kind']}")
 
 
 @speculation_app.command("status")
-def speculation_status(
-    state_dir: StateDir = None, url: Url = None, admin_key: Key = None, model: Model = None
-) -> None:
+@of_running_system
+def speculation_status(system: System) -> None:
     """auto, or off."""
-    print(open_online(state_dir, url, admin_key, model).speculation())
+    print(system.online().speculation())
 
 
 @speculation_app.command("on")
-def speculation_on(
-    reason: Reason = "by hand",
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-) -> None:
+@of_running_system
+def speculation_on(system: System, reason: Reason = "by hand") -> None:
     """Draft as much as pays, in all replicas, from the next requests on."""
-    _switch(open_online(state_dir, url, admin_key, model), "auto", reason)
+    _switch(system, "auto", reason)
 
 
 @speculation_app.command("off")
-def speculation_off(
-    reason: Reason = "by hand",
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-) -> None:
+@of_running_system
+def speculation_off(system: System, reason: Reason = "by hand") -> None:
     """Decode plainly: slower, and the same output."""
-    _switch(open_online(state_dir, url, admin_key, model), "off", reason)
+    _switch(system, "off", reason)

@@ -10,31 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from online_draft.cli.admin import open_admin, open_online
-from online_draft.cli.options import Key, Model, Offline, Reason, StateDir, Url
+from online_draft.cli.options import AsJson, Reason
+from online_draft.cli.system import System, of_running_system, of_system
 
 if TYPE_CHECKING:
     from online_draft.launch.admin import OnlineAdmin
 
 target_app = typer.Typer(help="The target's weights.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LOOK_EVERY_S = 0.5
 PATIENCE_S = 60.0
 """How long replicas may take beside the time that answers are given."""
 
 
 @target_app.command("show")
-def target_show(
-    as_json: AsJson = False,
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
-    offline: Offline = False,
-) -> None:
+@of_system
+def target_show(system: System, as_json: AsJson = False) -> None:
     """The target's fingerprint, the version that drafts for it, and its updates so far."""
-    shown = open_admin(offline, state_dir, url, admin_key, model).target()
+    shown = system.admin().target()
     if as_json:
         print(json.dumps(shown, indent=2))
         return
@@ -51,25 +44,23 @@ def target_show(
 
 
 @target_app.command("update")
+@of_running_system
 def target_update(
+    system: System,
     path: Annotated[str, typer.Argument(help="A directory or URL with safetensors weights.")],
     reason: Reason = "by hand",
     drain_s: Annotated[
         float, typer.Option(help="Answers that have begun may go on for so long; then they are aborted.")
     ] = 60.0,
     wait: Annotated[bool, typer.Option(help="Until a replica serves the new weights.")] = True,
-    state_dir: StateDir = None,
-    url: Url = None,
-    admin_key: Key = None,
-    model: Model = None,
 ) -> None:
     """Serve other weights of the same architecture, sizes and tokenizer, without a restart.
 
     The drafter is kept as a starting point, unproven. Exit code 1 when the replica doesn't get there in time.
     """
     # This machine's paths are the system's where no other system is named.
-    whole = path if url is not None or "://" in path else str(Path(path).expanduser().absolute())
-    with closing(open_online(state_dir, url, admin_key, model)) as admin:
+    whole = path if system.url is not None or "://" in path else str(Path(path).expanduser().absolute())
+    with closing(system.online()) as admin:
         decision = admin.update_target(whole, reason, drain_s)
         numbers = decision["numbers"]
         print(f"decision {decision['seq']}: target {decision['version']}, was {numbers['from']}")

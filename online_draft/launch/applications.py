@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, cast
 
@@ -32,6 +32,7 @@ from online_draft.launch.service import (
 )
 from online_draft.registry.revision import code_version
 from online_draft.serve.application import APP_NAME, REPLICA, Part, build_service
+from online_draft.serve.membership import check_code
 from online_draft.settings import Settings, load_settings
 from online_draft.store.keys import of_realm
 
@@ -70,7 +71,7 @@ def control_app(args: Mapping[str, Any]) -> Application:
         health_check_period_s=10.0,
         health_check_timeout_s=30.0,
     )
-    return cast(Application, keeper.bind(settings))
+    return cast(Application, keeper.bind(settings, _code(settings)))
 
 
 def cluster_settings(args: Mapping[str, Any]) -> Settings:
@@ -93,7 +94,9 @@ class Keeper:
     application unhealthy, since serving goes on without both.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, code: str = "") -> None:
+        """NodeRefused when this node runs other code than `code`, which its actors would have, too."""
+        check_code(code)
         self._settings = settings
         self._parts = _parts(settings)
         self._stop = threading.Event()
@@ -162,7 +165,14 @@ def ensure_actors(settings: Settings, place: Mapping[str, Any]) -> bool:
 
 def _parts(settings: Settings) -> list[Part]:
     assert settings.redis.url is not None and settings.admin_key is not None
-    return service_parts(settings, settings.redis.url, settings.admin_key.get_secret_value())
+    parts = service_parts(settings, settings.redis.url, settings.admin_key.get_secret_value())
+    code = _code(settings)
+    return [replace(part, config=replace(part.config, shared=True, code=code)) for part in parts]
+
+
+def _code(settings: Settings) -> str:
+    """What all nodes must run: what runs here, or anything."""
+    return "" if settings.ray.other_code else code_version()
 
 
 def _fingerprint(part: Part) -> str:
@@ -183,8 +193,8 @@ def _settings_of(name: str, namespace: str) -> str | None:
 
 
 def _digest(place: Mapping[str, Any], settings: Settings) -> str:
-    redis = [settings.redis.learner_url, settings.redis.control_url]
-    told = [code_version(), dict(place), asdict(settings.learner), asdict(settings.control), redis]
+    further = [settings.redis.learner_url, settings.redis.control_url, settings.webhooks.revealed()]
+    told = [code_version(), dict(place), asdict(settings.learner), asdict(settings.control), *further]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -89,6 +89,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
     for name, value in settings.model_dump(mode="json").items():
         if name == "admin_key" and settings.admin_key is not None:
             value = settings.admin_key.get_secret_value()
+        if name == "webhooks":
+            value = settings.webhooks.revealed()
         if value is not None:
             environment[ENV_PREFIX + name.upper()] = value if isinstance(value, str) else json.dumps(value)
     return environment

@@ -12,6 +12,7 @@ from online_draft.launch.ports import is_loopback
 from online_draft.serve.api.prompts import PromptEncoder, tokenizer_directory
 from online_draft.serve.config import ListenConfig, ServiceConfig
 from online_draft.settings import Settings
+from online_draft.store.keys import of_realm
 
 if TYPE_CHECKING:
     from online_draft.serve.application import Part
@@ -117,10 +118,22 @@ def actor_place(
 
 
 def learner_place(place: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """The same for the learner alone: with its own name in Redis, if it has one."""
-    return {**place, "redis_url": settings.redis.learner_url or place["redis_url"]}
+    """The same for the learner alone: with its own name in Redis, if it has one, and where its model's
+    replicas are."""
+    from online_draft.serve.application import APP_NAME, REPLICA  # imports ray, as above
+
+    return {
+        **place,
+        "redis_url": settings.redis.learner_url or place["redis_url"],
+        "app": APP_NAME,
+        "deployment": of_realm(REPLICA, settings.realm),
+    }
 
 
 def control_place(place: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """The same for control."""
-    return {**place, "redis_url": settings.redis.control_url or place["redis_url"]}
+    """The same for control, and whom it tells of alarms."""
+    return {
+        **place,
+        "redis_url": settings.redis.control_url or place["redis_url"],
+        "webhooks": {**settings.webhooks.revealed(), "model": settings.served_name},
+    }

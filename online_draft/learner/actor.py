@@ -98,17 +98,14 @@ class LearnerActor:
     def _build(self) -> LearnerLoop:
         import torch
 
-        from online_draft.learner.idle.gpu import bound_memory, target_dtype
+        from online_draft.learner.idle.gpu import bound_memory
         from online_draft.learner.loop import LearnerLoop
         from online_draft.learner.retarget import OwnTarget
-        from online_draft.models.loading import load_target
 
         if self._target is None:
             torch.set_num_threads(1)
             bound_memory(self._place.device, self._config.gpu_memory_mb)
-            dtype = target_dtype(self._place.device, self._place.dtype)
-            loaded = load_target(self._place.target, self._place.device, dtype)
-            self._target = OwnTarget(self._place, loaded)
+            self._target = OwnTarget.load(self._place, self._config.features)
         return LearnerLoop(self._place, self._config, self._target.current(), self._target.outdated)
 
 

@@ -12,6 +12,7 @@ from online_draft.learner.adapters.config import AdaptersConfig
 from online_draft.store import RedisKeys
 
 LearnerMode = Literal["idle", "dedicated", "off"]
+Features = Literal["local", "replica"]
 
 _CPU_SLICE_MS = 200
 _CUDA_SLICE_MS = 50
@@ -121,11 +122,13 @@ class RateConfig:
 @dataclass(frozen=True, slots=True)
 class LearnerConfig:
     """The learner's tunables. Mode `idle` yields to serving, `dedicated` never does (hardware of its own),
-    `off` doesn't learn. After `max_bad_updates` one after the other that weren't finite, weights go back to
-    their average. `gpu_memory_mb` bounds what it takes of a GPU (None: no bound). The rest as in
+    `off` doesn't learn. The target's hidden states come from a copy of its own (`features = "local"`), or
+    from idle replicas (`replica`). After `max_bad_updates` one after the other that weren't finite, weights
+    go back to their average. `gpu_memory_mb` bounds what it takes of a GPU (None: no bound). The rest as in
     `training.TrainerConfig`."""
 
     mode: LearnerMode = "idle"
+    features: Features = "local"
     pace: PaceConfig = field(default_factory=PaceConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     rate: RateConfig = field(default_factory=RateConfig)
@@ -147,6 +150,10 @@ class LearnerConfig:
             raise ConfigError("learner.gpu_memory_mb", f"{self.gpu_memory_mb} is not an integer >= 1")
         if self.max_bad_updates < 1:
             raise ConfigError("learner.max_bad_updates", f"{self.max_bad_updates} is not an integer >= 1")
+        if self.features not in get_args(Features):
+            raise ConfigError(
+                "learner.features", f"{self.features!r} is not one of {', '.join(get_args(Features))}"
+            )
         if self.mode not in get_args(LearnerMode):
             raise ConfigError(
                 "learner.mode", f"{self.mode!r} is not one of {', '.join(get_args(LearnerMode))}"
@@ -169,7 +176,8 @@ class LearnerConfig:
 class LearnerPlace:
     """Where a learner works: the target and device it trains on, the artifact store, the directory of fetched
     drafters and the Redis it shares with serving, serving's numbers and the nodes of its draft trees. Models
-    of one service share a Redis: `realm` is this one's part of it, `neighbours` are the others'."""
+    of one service share a Redis: `realm` is this one's part of it, `neighbours` are the others'. `app` and
+    `deployment` are Ray Serve's names of the replicas, for `features = "replica"`."""
 
     target: str
     store: str
@@ -181,6 +189,8 @@ class LearnerPlace:
     tree_nodes: int = 16
     realm: str = ""
     neighbours: tuple[str, ...] = ()
+    app: str = ""
+    deployment: str = ""
 
     @property
     def keys(self) -> RedisKeys:

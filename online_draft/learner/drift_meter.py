@@ -16,7 +16,8 @@ from online_draft.errors import ArtifactError, StoreError
 from online_draft.learner.idle.pacer import Pacer
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
-from online_draft.monitor.drift.samples import DriftSample, Hits, publish_drift_samples
+from online_draft.monitor.drift.samples import DriftSample, Hits, publish_drift_samples, read_replayed
+from online_draft.monitor.rollups.board import RollupBoard
 from online_draft.store import RedisKeys
 from online_draft.training.drift import FirstChoices, first_choices, output_entropies
 from online_draft.training.features import extract
@@ -32,7 +33,8 @@ _MOST_WAITING = 256
 class DriftMeter:
     """Replays each new held-out record once with the champion and the baseline. Not thread-safe.
 
-    Redis away: what was measured is lost; the next records are measured all the same.
+    Samples go to Redis, for control to watch, and are counted on the board of roll-ups. Redis away: samples
+    are lost, their counts aren't, and the next records are measured all the same.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class DriftMeter:
         target: Target,
         pacer: Pacer,
         fetch: Callable[[str], Drafter],
+        board: RollupBoard,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.measured = 0
@@ -53,6 +56,8 @@ class DriftMeter:
         self._target = target
         self._pacer = pacer
         self._fetch = fetch
+        self._board = board
+        self._replayed: set[tuple[str, str]] | None = None
         self._baseline: tuple[str | None, Drafter | None] = (None, None)
         self._clock = clock
         self._due_at = float("-inf")
@@ -80,8 +85,9 @@ class DriftMeter:
         floor = champion if baseline == version else self._fetched(baseline)
         started = self._clock()
         with self._pacer as count:
+            self._drop_replayed(version, count)
             batch = list(self._waiting)[:count]
-            samples = self._measure(version, champion, floor, batch, interrupted)
+            samples = self._measure(version, champion, floor, batch, interrupted) if batch else None
             if samples is None:
                 self._pacer.void()
                 return
@@ -90,6 +96,24 @@ class DriftMeter:
         self.measured += len(batch)
         self._publish([record.segment for record in batch], samples)
         self._due_at = self._clock() + _REST * (self._clock() - started)
+
+    def _drop_replayed(self, version: str, count: int) -> None:
+        """Have `count` records stand first that no learner has measured with this version. One that was
+        killed may have, before it could acknowledge them."""
+        if self._replayed is None:
+            try:
+                self._replayed = read_replayed(self._client, self._keys, self._fingerprint, _MOST_WAITING)
+            except StoreError as error:
+                logger.debug("it isn't known what was measured before: %s", error)
+                return
+        if not self._replayed:
+            return
+        first: list[Interaction] = []
+        while self._waiting and len(first) < count:
+            record = self._waiting.popleft()
+            if (_name(record), version) not in self._replayed:
+                first.append(record)
+        self._waiting.extendleft(reversed(first))
 
     def _measure(
         self,
@@ -142,6 +166,8 @@ class DriftMeter:
                 publish_drift_samples(self._client, self._keys, self._fingerprint, segment, own)
         except StoreError as error:
             logger.debug("drift samples are lost: %s", error)
+        for segment, sample in zip(segments, samples, strict=True):
+            self._board.replayed(segment, sample)
 
 
 def _name(record: Interaction) -> str:

@@ -12,6 +12,7 @@ import redis
 
 from online_draft.errors import ArtifactError, JournalError, StoreError
 from online_draft.learner.config import LearnerConfig, LearnerPlace
+from online_draft.learner.features.replicas import FeaturesAway
 from online_draft.learner.idle.lookout import Interrupted
 from online_draft.learner.judge.conclusion import Conclusion
 from online_draft.learner.parts import parts_of
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 FOLLOW_EVERY_S = 0.5
 WAIT_S = 0.1
 RETRY_S = 1.0
+AWAY_S = 0.25
+"""Pause before features are asked for again."""
 
 
 class LearnerLoop:
@@ -52,6 +55,8 @@ class LearnerLoop:
         self._regate, self._meter, self._rate = parts.regate, parts.meter, parts.rate
         self._pacer, self._lookout = parts.pacer, parts.lookout
         self._alarms, self._report = parts.alarms, parts.report
+        self._rollups = parts.rollups
+        self._replicas = parts.replicas
         self._conclusion = Conclusion(
             self._student,
             self._feed,
@@ -68,6 +73,7 @@ class LearnerLoop:
     def run(self, stop: threading.Event) -> None:
         """Tick until `stop` is set or the target was updated, then `close`. What goes wrong in a tick is
         logged and tried again."""
+        self._rollups.start()
         while not (stop.is_set() or self._over):
             try:
                 pause = self.tick()
@@ -117,6 +123,8 @@ class LearnerLoop:
             self._save(patience=1)
         try:
             self._work(measure, interrupted)
+        except FeaturesAway as error:
+            return self._rest("waiting", str(error), AWAY_S)
         finally:
             self._lookout.done()
         self._report.publish(self.status)
@@ -132,6 +140,7 @@ class LearnerLoop:
             "journal_seq": self._view.state.seq,
             "steps": self._student.steps,
             **self._notebook.total,
+            "features": {"from": "local"} if self._replicas is None else self._replicas.status(),
             "batch": self._pacer.batch,
             "slice_ms": round(self._pacer.last_ms, 1),
             **self._student.counts(),
@@ -154,12 +163,15 @@ class LearnerLoop:
             self._save()
             self._notebook.collect(self._feed, wait=True)
         self._notebook.close()
+        self._rollups.close()
         self._lookout.close()
         self._feed.close()
         self._client.close()
 
     def _work(self, measure: bool, interrupted: Interrupted) -> None:
         """One slice, or one part of a look, or some records measured for drift."""
+        if self._replicas is not None:
+            self._replicas.interrupted = interrupted
         if self._examiner.busy:
             self._report.enter("evaluating", "")
             examined = self._examiner.advance(interrupted)
@@ -254,6 +266,8 @@ class LearnerLoop:
         self._examiner.forget_champion()
         self._regate.drop()
         self._meter.drop()
+        if self._replicas is not None:
+            self._replicas.forget()
         try:
             self._notebook.collect(self._feed, wait=True)
             self._save()

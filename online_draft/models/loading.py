@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -61,9 +62,14 @@ def resolve_target(name: str | Path) -> Path:
 
 
 def load_target(
-    name: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    name: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    make: Callable[[TargetConfig, torch.dtype, torch.device | str], Target] = Target,
 ) -> LoadedTarget:
     """Load `embedded`, a directory or a Hub name. Reads safetensors only; executes nothing.
+
+    `make` builds what weights are copied to (`head.TargetHead`: only some of them).
 
     TargetError, naming `--target`, for missing or damaged files and for anything that isn't supported.
     """
@@ -73,7 +79,7 @@ def load_target(
         files = weight_files(path)
         tokenizer = _read_tokenizer(path)
         config = replace(config, eos_token_ids=_eos_token_ids(path, config, tokenizer))
-        target = Target(config, dtype, device)
+        target = make(config, dtype, device)
         digests = copy_weights(target, files)
     except TargetError as error:
         raise TargetError(f"--target {name}: {error}") from error

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from online_draft.errors import ConfigError
 from online_draft.models.attention import attend_groups, prepare_groups
 from online_draft.models.config import TargetConfig
 from online_draft.models.frozen import FrozenLinear, FrozenNorm
 from online_draft.models.kv import KVCache
+from online_draft.models.prefill import Prefill
 from online_draft.models.rope import RotaryEmbedding, Rotation, rotate_
 from online_draft.models.rows import RowBatch
 
@@ -159,6 +159,11 @@ class Target(nn.Module):
         """The layers, first to last."""
         return cast("list[TargetLayer]", list(self.layers))
 
+    @property
+    def stored_layers(self) -> list[TargetLayer]:
+        """Where the layers in a directory of weights are copied to."""
+        return self.decoder_layers
+
     def embed(self, token_ids_X: Tensor) -> Tensor:
         """Token embeddings: int64 [...] -> [..., F]."""
         return functional.embedding(token_ids_X, self.embedding)
@@ -218,43 +223,10 @@ class Target(nn.Module):
         in its row, several texts are packed in one row: positions count from there, nothing before is seen.
         Raises ConfigError for layers that the target doesn't have.
         """
-        if layers and not 1 <= min(layers) <= max(layers) <= self.config.num_layers:
-            raise ConfigError("feature_layers", f"must be from 1 to {self.config.num_layers}, got {layers}")
-        stack = self.frozen()
-        batch, positions = token_ids_BT.shape
-        hidden_NF = self.embed(token_ids_BT.reshape(-1))
-        position_ids_T = torch.arange(positions, device=token_ids_BT.device)
-        mask_B1TT: Tensor | None = None
-        if first_BT is None:
-            cos, signed_sin = self.rope.rotation(position_ids_T, hidden_NF.dtype)
-            rotation = cos.repeat(batch, 1, 1), signed_sin.repeat(batch, 1, 1)
-        else:
-            rotation = self.rope.rotation((position_ids_T - first_BT).flatten(), hidden_NF.dtype)
-            causal_TT = position_ids_T <= position_ids_T.unsqueeze(1)
-            mask_B1TT = (causal_TT & (position_ids_T >= first_BT.unsqueeze(2))).unsqueeze(1)
-        kept: dict[int, Tensor] = {}
-        for done, layer in enumerate(stack.layers, start=1):
-            queries_NHD, pairs_N2GD = layer.project(hidden_NF, rotation)
-            queries_BHTD = queries_NHD.view(batch, positions, *queries_NHD.shape[1:]).transpose(1, 2)
-            pairs = pairs_N2GD.view(batch, positions, *pairs_N2GD.shape[1:])
-            keys_BGTD, values_BGTD = pairs.permute(2, 0, 3, 1, 4).unbind(0)
-            mixed_BHTD = functional.scaled_dot_product_attention(
-                queries_BHTD,
-                keys_BGTD,
-                values_BGTD,
-                attn_mask=mask_B1TT,
-                is_causal=mask_B1TT is None,
-                enable_gqa=True,
-            )
-            layer.finish(hidden_NF, mixed_BHTD.transpose(1, 2).reshape(batch * positions, -1))
-            if done in layers:
-                kept[done] = hidden_NF.clone()
-        rows_NX = stack.norm(hidden_NF)
-        if layers:
-            rows_NX = torch.cat((rows_NX, *(kept[done] for done in layers)), dim=-1)
-        rows_BTX = rows_NX.view(batch, positions, -1)
-        padding_BT = position_ids_T >= lengths_B.to(position_ids_T.device)[:, None]
-        return rows_BTX.masked_fill(padding_BT[..., None], 0.0)
+        prefill = Prefill(self, token_ids_BT, lengths_B, layers, first_BT)
+        while not prefill.done:
+            prefill.advance()
+        return prefill.hidden()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.thaw()

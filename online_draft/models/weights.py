@@ -48,7 +48,7 @@ def named_destinations(target: Target) -> dict[str, Tensor]:
     }
     if target.lm_head is not None:
         places["lm_head.weight"] = target.lm_head
-    for index, layer in enumerate(target.decoder_layers):
+    for index, layer in enumerate(target.stored_layers):
         for name, tensor in _layer_destinations(target, layer):
             places[f"model.layers.{index}.{name}"] = tensor
     return places

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -89,21 +88,3 @@ class GuardedRedis(PrivateRedis):
 def guarded_redis() -> Iterator[GuardedRedis]:
     with tempfile.TemporaryDirectory(prefix="od-redis-") as directory, GuardedRedis(directory) as server:
         yield server
-
-
-@pytest.fixture
-def until() -> Callable[..., None]:
-    """`until(condition, seconds, what)` returns as soon as the condition holds, else fails with `what()`."""
-
-    def wait(
-        condition: Callable[[], object],
-        seconds: float = 20,
-        what: Callable[[], object] = lambda: "the condition never held",
-    ) -> None:
-        deadline, pause_s = time.monotonic() + seconds, 0.005
-        while not condition():
-            assert time.monotonic() < deadline, what()
-            time.sleep(pause_s)
-            pause_s = min(0.05, 1.2 * pause_s)
-
-    return wait

@@ -17,6 +17,9 @@ from online_draft.buffer.books import read_books
 from online_draft.buffer.reader import RecordReader
 from online_draft.buffer.sweeping import sweep
 from online_draft.buffer.writer import RecordWriter, WriterConfig
+from online_draft.control.config import ControlConfig
+from online_draft.control.memory import Memory
+from online_draft.control.vitals import Vitals
 from online_draft.core import Interaction, SpeculationCounts
 from online_draft.errors import LaunchError
 from online_draft.launch.ports import free_port
@@ -29,8 +32,10 @@ from online_draft.monitor.drift.samples import (
     publish_drift_samples,
     read_drift_samples,
     read_drift_segments,
+    read_replayed,
 )
 from online_draft.monitor.drift.state import DriftState, publish_drift_states, read_drift_states
+from online_draft.monitor.learner_history import read_learner_history
 from online_draft.monitor.load import Load, publish_load, read_loads
 from online_draft.monitor.rollups.board import RollupBoard
 from online_draft.monitor.rollups.publisher import RollupPublisher
@@ -42,6 +47,7 @@ from online_draft.serve.access.bucket import Demand
 from online_draft.serve.access.limiter import Limiter
 from online_draft.store import RedisKeys, connect_redis
 from online_draft.store.connection import connect_async_redis
+from online_draft.store.packing import pack
 
 TARGET = "llama-0123456789abcdef-01234567"
 Until = Callable[[Callable[[], object]], None]
@@ -111,12 +117,26 @@ def test_each_role_can_do_its_work(
     until(bell.rung)
     sample = DriftSample("1-1", "v1", Hits((1,), (2,)))
     publish_drift_samples(learner, keys, TARGET, "sql", [sample])
+    assert read_replayed(learner, keys, TARGET, 9) == {("1-1", "v1")}
+    replays = RollupBoard("learner")
+    replays.replayed("sql", sample)
+    RollupPublisher(connect_redis(guarded_redis.url_of("learner")), keys, replays).publish()
+    seconds = read_rollup(admin, keys, now_ms // 1000 - 9, now_ms // 1000 + 99, 1)[()].values()
+    assert [second.drift.tried for second in seconds if second.drift.samples] == [[2]]
     publish_wakeup(learner, keys, Decision(1, "propose", "v2", "learner", "better"))
 
     assert read_arms(control, keys, "v1-v2-7")["v1"]
     assert read_drift_segments(control, keys, TARGET) == ["sql"]
     assert read_drift_samples(control, keys, TARGET, "sql", "")[0][1] == sample
     publish_drift_states(control, keys, TARGET, [DriftState("sql", True, "stale", 1, 1, {})])
+    learner.set(keys.status("learner"), pack({"state": "training", "steps": 1}))
+    Vitals(control, keys, ControlConfig()).tick(now_ms)
+    assert len(read_learner_history(admin, keys, 0, now_ms, 10)) == 1
+    memory = Memory(control, keys, "webhooks")
+    memory.keep({"raised": []})
+    assert memory.recall()["raised"] == []
+    replica.set(keys.details("replica"), b"1", ex=9)
+    assert admin.get(keys.details("replica")) == b"1"
     for client in (control, learner, admin):
         assert read_drift_states(client, keys, TARGET)["sql"].alarm
     publish_wakeup(control, keys, Decision(2, "promote", "v2", "control", "better"))
@@ -150,9 +170,7 @@ FORBIDDEN = [
     ("replica", "hgetall od:books"),
     ("replica", "xack od:records learner 1-1"),
     ("replica", "eval return{} 0"),
-    ("learner", "hset od:books w 1"),
     ("learner", "publish od:busy me"),
-    ("learner", "hgetall od:rollup:1:1"),
     ("learner", "set od:limit:alice 1"),
     ("control", "xrange od:records - +"),
     ("control", "xadd od:records * d 1"),
@@ -168,6 +186,9 @@ FORBIDDEN = [
 FORBIDDEN_APART = [
     ("replica", "xread streams od:records 0"),
     ("replica", "hset od:rollup-epoch a 1"),
+    ("learner", "hset od:books w 1"),
+    ("learner", "hgetall od:rollup:1:1"),
+    ("learner", "xrange od:drift:t:sql - +"),
     ("learner", "xreadgroup group learner me streams od:decisions >"),
     ("control", "set od:arms:v1 1"),
     ("admin", "del od:records"),

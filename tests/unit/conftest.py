@@ -1,12 +1,15 @@
-"""The command line as unit tests run it."""
+"""The command line as unit tests run it, and the spans that traces leave."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from online_draft import tracing
 
 
 @pytest.fixture
@@ -24,3 +27,19 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         return int(ended.value.code or 0)
 
     return run
+
+
+@pytest.fixture
+def spans() -> Iterator[Any]:
+    """Traces are on; an `InMemorySpanExporter` with the spans that have ended."""
+    sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="the extra `otel` is not installed")
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = sdk.TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing.use(provider)
+    yield exporter
+    tracing.shut_down_tracing()
+    assert tracing.tracer() is None

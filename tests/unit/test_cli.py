@@ -46,6 +46,7 @@ def test_the_command_names_are_frozen() -> None:
             "http",
             "interference",
             "load",
+            "scale",
             "shift",
             "step",
             "swap",

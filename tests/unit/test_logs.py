@@ -138,3 +138,23 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"log\.file"):
         set_up_logs(LogConfig(file=str(tmp_path / "file" / "service.log")), "ingress")
+
+
+def test_a_file_that_is_away_for_a_while_fails_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, path = tmp_path / "state", tmp_path / "state" / "service.log"
+    set_up_logs(LogConfig(format="text", file=str(path)), "replica")
+    logger.info("before")
+    state.rename(tmp_path / "away")
+    state.touch()  # in its place, so that no file can be made below it
+    logger.info("meanwhile")
+    logger.info("still")
+    assert [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "meanwhile",
+        "still",
+    ]
+    state.unlink()
+    (tmp_path / "away").rename(state)
+    logger.info("after")
+    assert [line.rpartition(": ")[2] for line in path.read_text().splitlines()] == ["before", "after"]

@@ -23,7 +23,7 @@ COMMANDS = {
     *("target show", "target update"),
     *("buffer stats", "buffer erase"),
     *("bench adapters", "bench churn", "bench http", "bench swap", "bench interference"),
-    *("bench ablate", "bench decode", "bench load", "bench shift", "bench step"),
+    *("bench ablate", "bench decode", "bench load", "bench scale", "bench shift", "bench step"),
 }
 
 OPTIONS = {
@@ -53,7 +53,7 @@ OPTIONS = {
     "bench http": {
         *("--target", "--drafter", "--batch", "--requests", "--repeat", "--threads", "--cores", "--json"),
     },
-    "doctor": {"--config", "--state-dir", "--url", "--admin-key-env"},
+    "doctor": {"--config", "--state-dir", "--url", "--admin-key-env", "--state"},
     "speculation off": {"--reason", "--url", "--admin-key", "--model"},
     "bench decode": {
         *("--target", "--methods", "--prompts", "--batch", "--max-new-tokens", "--limit", "--temperature"),
@@ -64,6 +64,9 @@ OPTIONS = {
         *("--target", "--drafter", "--concurrency", "--prompts", "--requests", "--max-new-tokens"),
         *("--temperature", "--trace", "--speedup", "--long-prompt", "--speculation", "--kernels"),
         *("--device", "--dtype", "--threads", "--repeat", "--json"),
+    },
+    "bench scale": {
+        *("--replicas", "--seconds", "--rate", "--tokens", "--swaps", "--spread", "--size", "--json"),
     },
     "bench swap": {
         *("--target", "--drafter", "--other", "--swaps", "--streams", "--threads", "--kernels", "--json"),

@@ -33,7 +33,8 @@ from online_draft.bench.interference.serving import Serving
 from online_draft.bench.load.work import Prompts
 from online_draft.bench.machine import prepare
 from online_draft.bench.progress import Bars
-from online_draft.bench.swap.streams import Answer, Streams
+from online_draft.bench.swap.streams import Streams
+from online_draft.buffer.records import record_of
 from online_draft.buffer.writer import RecordWriter
 from online_draft.core import GenerationRequest, Interaction
 from online_draft.decoding.config import EngineConfig
@@ -42,6 +43,7 @@ from online_draft.learner.config import LearnerConfig, LearnerPlace, PaceConfig
 from online_draft.models.artifact import load_drafter
 from online_draft.models.embedded import DRAFTERS_DIR
 from online_draft.models.loading import LoadedTarget, load_target
+from online_draft.monitor.counts import PLAIN
 from online_draft.redis_server import PrivateRedis
 from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.journal import DecisionJournal
@@ -161,29 +163,10 @@ def _answers(
     """Records of these requests, as serving would log them."""
     streams = Streams(engine, iter(requests), engine.config.max_sequences)
     streams.finish(no_more=False)
-    return [_record(loaded.fingerprint, answer) for answer in streams.answers]
-
-
-def _record(fingerprint: str, answer: Answer) -> Interaction:
-    request, sampling = answer.request, answer.request.sampling
-    return Interaction(
-        target=fingerprint,
-        tenant=request.tenant,
-        segment=request.segment,
-        prompt_ids=request.prompt_ids,
-        output_ids=tuple(answer.token_ids),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        seed=sampling.seed,
-        prompt_index=request.prompt_index,
-        choice_index=request.choice_index,
-        accepted_lengths=(1,) * len(answer.token_ids),
-        tried=(),
-        accepted=(),
-        drafter_version="none",
-        finished_at_ms=time.time_ns() // 1_000_000,
-    )
+    return [
+        record_of(one.request, loaded.fingerprint, one.token_ids, [1] * len(one.token_ids), (), (), PLAIN)
+        for one in streams.answers
+    ]
 
 
 def _place(

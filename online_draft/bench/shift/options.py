@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from online_draft.bench.shift.mix import Mix
 from online_draft.errors import ConfigError
 from online_draft.models.embedded.domains import DOMAINS
 
@@ -21,10 +22,10 @@ class ShiftOptions:
 
     The traffic goes through the domains of `order`, `requests_per_segment` each, then in mixed shares back to
     the first, then from the first to the second and back; `kinds` are the parts wanted. In the simulation the
-    learner does `slices` pieces of work after each request (an update on `slice_records` records, or a part
-    of a look), and on the ladder's clock requests come `rate` a second. Otherwise a system is started, which
-    learns by itself, and requests come in bursts of `burst`, `rate` a second as far as it keeps up. Windows
-    are of `window` requests.
+    learner does `slices` pieces of work after each request (an update on `slice_records` records, drawn as
+    `mix` says, or a part of a look), and on the ladder's clock requests come `rate` a second. Otherwise a
+    system is started, which learns by itself, and requests come in bursts of `burst`, `rate` a second as far
+    as it keeps up. Windows are of `window` requests.
     Every so many requests (`check_every`; 0: none) one is answered again by plain decoding.
 
     `ceilings` are drafters to replay beside the static one, by domain; with `train_ceilings` those missing
@@ -39,6 +40,7 @@ class ShiftOptions:
     window: int = 50
     slices: int = 2
     slice_records: int = 8
+    mix: Mix | None = None
     rate: float = 1.0
     burst: int = 6
     max_new_tokens: int = 96
@@ -70,6 +72,8 @@ class ShiftOptions:
                 raise ConfigError(name.replace("_", "-"), f"must not be negative, got {getattr(self, name)}")
         if self.max_new_tokens < 2:
             raise ConfigError("max-new-tokens", f"must be at least 2, got {self.max_new_tokens}")
+        if self.mix is not None and not self.simulate:
+            raise ConfigError("mix", "is of the simulation: set simulate, too, or settings of the service")
         if not 0 < self.rate < float("inf"):
             raise ConfigError("rate", f"must be positive, got {self.rate}")
         if self.kernels not in ("wait", "off"):

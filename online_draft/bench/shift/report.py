@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
 
@@ -14,8 +14,10 @@ from rich.table import Table
 from online_draft.bench.machine import machine_facts
 from online_draft.bench.shift.events import Event
 from online_draft.bench.shift.ladder import shown
+from online_draft.bench.shift.mix import Mix
 from online_draft.bench.shift.options import ShiftOptions
 from online_draft.bench.shift.tally import Tally
+from online_draft.learner.config import LearnerConfig
 from online_draft.registry.ladder import LadderState
 
 
@@ -65,6 +67,7 @@ def shift_report(options: ShiftOptions, target: str, drafter: str, found: Findin
         "learner": {
             "slices_per_request": options.slices if simulated else None,
             "records_per_slice": options.slice_records if simulated else None,
+            "mix": asdict(options.mix or Mix.of(LearnerConfig().reservoirs)) if simulated else None,
             **found.learner,
         },
         "ladder": shown(),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from online_draft.bench.shift.options import ShiftOptions
 from online_draft.bench.shift.tally import Served
-from online_draft.core import GenerationRequest, Interaction, StepOutput
+from online_draft.buffer.records import record_of
+from online_draft.core import GenerationRequest, StepOutput
 from online_draft.decoding.config import EngineConfig
 from online_draft.decoding.engine import Engine
 from online_draft.errors import RequestError
 from online_draft.models.loading import LoadedTarget
-
-_NO_DRAFTER = "none"
+from online_draft.monitor.counts import PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +51,14 @@ class Server:
             self.failed.append(f"{request.request_id}: {why} after {self.engine.steps - began} steps")
             return Answer(request, tokens, None, None)
         counts = last.counts
-        record = Interaction(
-            target=self._target,
-            tenant=request.tenant,
-            segment=request.segment,
-            prompt_ids=request.prompt_ids,
-            output_ids=tokens,
-            temperature=request.sampling.temperature,
-            top_p=request.sampling.top_p,
-            top_k=request.sampling.top_k,
-            seed=request.sampling.seed,
-            prompt_index=request.prompt_index,
-            choice_index=request.choice_index,
-            accepted_lengths=tuple(len(output.token_ids) for output in outputs if output.token_ids),
-            tried=tuple(counts.tried),
-            accepted=tuple(counts.accepted),
-            drafter_version=last.drafter_version or _NO_DRAFTER,
-            finished_at_ms=time.time_ns() // 1_000_000,
+        record = record_of(
+            request,
+            self._target,
+            tokens,
+            [len(output.token_ids) for output in outputs if output.token_ids],
+            counts.tried,
+            counts.accepted,
+            last.drafter_version or PLAIN,
         )
         served = Served(counts.steps, counts.committed, record.tried, record.accepted, record)
         return Answer(request, tokens, served, None if last.by_version else last.drafter_version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from online_draft.bench.progress import Bars
@@ -50,7 +51,7 @@ class Simulation:
         )
         self.pupil = Pupil(
             loaded,
-            LearnerConfig(seed=options.seed),
+            _learner_config(options),
             self._view,
             options.tree_nodes,
             options.slice_records,
@@ -154,6 +155,12 @@ class Simulation:
     def _note(self, phase: Phase, tally: Tally) -> str:
         state, recent = self._lineup, tau(tally.served[-_NOTE_WINDOW:])
         return f"{phase.kind} {phase.segment}, τ {0 if recent is None else recent:.2f}, {state.version}"
+
+
+def _learner_config(options: ShiftOptions) -> LearnerConfig:
+    config = LearnerConfig(seed=options.seed)
+    mix = options.mix
+    return config if mix is None else replace(config, reservoirs=mix.within(config.reservoirs))
 
 
 def replay_ceilings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from online_draft.cli.bench import ablate, churn, decode, http, interference, load, shift, step, swap
+from online_draft.cli.bench import ablate, churn, decode, http, interference, load, scale, shift, step, swap
 
 bench_app = typer.Typer(help="Reproducible measurements.", no_args_is_help=True)
 bench_app.command("decode")(decode.decode)
@@ -16,5 +16,6 @@ bench_app.command("swap")(swap.swap)
 bench_app.command("interference")(interference.interference)
 bench_app.command("ablate")(ablate.ablate)
 bench_app.command("shift")(shift.shift)
+bench_app.command("scale")(scale.scale)
 
 __all__ = ["bench_app"]

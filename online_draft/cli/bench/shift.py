@@ -38,6 +38,13 @@ def shift(
     window: Annotated[int, typer.Option(min=1, help="Requests that a τ is taken over.")] = 50,
     slices: Annotated[int, typer.Option(min=0, help="Pieces of the learner's work after each request.")] = 2,
     slice_records: Annotated[int, typer.Option(min=1, help="Records of an update.")] = 8,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROOM=SHARE,…",
+            help="What the simulated learner's batches are drawn from: recent, long, hard, anchor.",
+        ),
+    ] = None,
     rate: Annotated[float, typer.Option(help="Requests a second; simulated: on the ladder's clock.")] = 1.0,
     burst: Annotated[int, typer.Option(min=1, help="Requests at once, of a live system.")] = 6,
     max_new_tokens: TwoOrMoreTokens = 96,
@@ -61,6 +68,7 @@ def shift(
 ) -> None:
     """Traffic moves from domain to domain: how soon, how far and how safely the drafter follows."""
     from online_draft.bench.shift import ShiftOptions, run
+    from online_draft.bench.shift.mix import Mix
     from online_draft.bench.shift.options import TRAIN
 
     given = []
@@ -79,6 +87,7 @@ def shift(
         window=window,
         slices=slices,
         slice_records=slice_records,
+        mix=None if mix is None else Mix.parse(mix),
         rate=rate,
         burst=burst,
         max_new_tokens=max_new_tokens,

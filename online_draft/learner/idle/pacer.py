@@ -31,9 +31,9 @@ class Pacer:
         self._void = False
         return self.batch
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.last_ms = (self._clock() - self._started) * 1000
-        if not self._void:
+        if not self._void and kind is None:
             self.note(self.batch, self.last_ms)
 
     def void(self) -> None:

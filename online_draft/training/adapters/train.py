@@ -12,7 +12,6 @@ from typing import Any
 from online_draft.errors import ConfigError
 from online_draft.models.adapters.adapter import Adapter, AdapterCard
 from online_draft.models.adapters.merge import merged
-from online_draft.models.artifact import base_digest
 from online_draft.models.drafter import Drafter
 from online_draft.models.target import Target
 from online_draft.training.adapters.student import AdapterStudent, LoraSizes
@@ -96,26 +95,6 @@ def judge(
     with_adapter = replayed_tau(merged(base, adapter), target, held_out, nodes)
     without = replayed_tau(base, target, held_out, nodes)
     return paired_bootstrap(with_adapter, without, **gate)
-
-
-def regate(
-    base: Drafter,
-    version: str,
-    adapter: Adapter,
-    target: Target,
-    held_out: Sequence[Record],
-    nodes: int = 16,
-    **gate: Any,
-) -> tuple[Adapter | None, GateNumbers]:
-    """A new base was promoted: the adapter with a card for it if it still beats none there, else None.
-
-    ArtifactError when the new base has other layers; then the adapter has to be made again, too.
-    """
-    numbers = judge(base, adapter, target, held_out, nodes, **gate)
-    if not numbers.passed:
-        return None, numbers
-    card = adapter.card.rebased(base_digest(base), version, evaluation(numbers, nodes))
-    return replace(adapter, card=card), numbers
 
 
 def evaluation(numbers: GateNumbers, nodes: int) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 from online_draft.learner.checkpoint import CheckpointStore
 from online_draft.learner.config import LearnerConfig
+from online_draft.monitor.rollups.reader import read_rollup
 
 LEARN_FOR_EVER = """
 import json, sys, threading, torch
@@ -29,7 +31,9 @@ LearnerLoop(LearnerPlace(**place), LearnerConfig.from_dict(config), loaded).run(
 """
 
 
-def test_a_killed_learner_goes_on_from_its_checkpoint(service: Any, learner_config: LearnerConfig) -> None:
+def test_a_killed_learner_goes_on_from_its_checkpoint(
+    service: Any, learner_config: LearnerConfig, until: Callable[..., Any]
+) -> None:
     config = replace(learner_config, gate=replace(learner_config.gate, every_slices=10**6))
     service.serve(100)
     raw = [
@@ -46,15 +50,18 @@ def test_a_killed_learner_goes_on_from_its_checkpoint(service: Any, learner_conf
             assert not problems
             return checkpoint.progress["total"] if checkpoint else {"slices": 0}
 
-        deadline = time.monotonic() + 60
-        while progress()["slices"] < 10 and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        def replayed() -> int:
+            """Records whose drift acceptance is in the roll-ups."""
+            now = int(time.time())
+            found = read_rollup(service.client, service.keys, now - 600, now + 1, 60)
+            return sum(counts.drift.samples for counts in found.get((), {}).values())
+
+        until(lambda: (progress()["slices"] >= 10 and replayed()) or process.poll() is not None, 60)
     finally:
         process.kill()
         process.wait()
     before = progress()["slices"]
-    assert before >= 10
+    assert before >= 10 and replayed()
     service.serve(50, seed=1)
 
     loop = service.learner(config)

@@ -80,6 +80,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             "threads": 1,
             "drafter": "untrained",
             "learner": {
+                "features": "replica",
                 "pace": {"idle_ms": 200, "checkpoint_every_s": 0.5, "passes": 60},
                 "gate": {"every_slices": 20, "min_records": 10, "refuse_every_s": 5},
                 "reservoirs": {"held_out_fraction": 0.3},
@@ -115,6 +116,9 @@ def test_traffic_makes_a_better_drafter_that_serves_without_changing_an_output(
         if decision["kind"] == "promote" and decision["version"] == champion
     ]
     assert promotion["actor"] == "control" and promotion["numbers"]["gain"] > 0
+    features = system.learner()["features"]
+    assert features["from"] == "replica" and features["tokens"] > 0 == features["failed"]
+    assert features["bytes"] == features["tokens"] * 32 * 4, "hidden size times float32"
 
 
 def test_the_learner_has_one_thread_that_only_takes_idle_time(system: System) -> None:

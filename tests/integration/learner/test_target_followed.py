@@ -14,7 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from online_draft.learner.actor import LearnerActor
 from online_draft.learner.config import LearnerConfig
+from online_draft.learner.features.replicas import ReplicaFeatures
 from online_draft.learner.retarget import OwnTarget
+from online_draft.models.head import TargetHead
 from online_draft.models.loading import load_target
 from online_draft.models.replacement import check_replacement, replacement_files
 from online_draft.registry.carry_over import carry_over
@@ -80,6 +82,21 @@ def test_the_learners_target_gets_the_new_weights_in_the_same_memory(pair: Pair,
     assert all(torch.equal(a, b) for a, b in zip(back.target.parameters(), again.parameters(), strict=True))
     shutil.rmtree(Path(service.store.root))
     assert not own.outdated(), "a store that is away is no update"
+
+
+def test_a_learner_that_holds_the_head_alone_follows_with_it(pair: Pair, service: Any) -> None:
+    own = OwnTarget.load(replace(service.place, target=str(pair.old.path)), "replica")
+    loaded = own.current()
+    assert isinstance(loaded.target, TargetHead) and isinstance(loaded.target.source, ReplicaFeatures)
+    assert loaded.fingerprint == loaded.target.source.target == pair.old.fingerprint
+    assert {name for name, _ in loaded.target.named_parameters()} == {"embedding", "norm", "lm_head"}
+    pair.update()
+    again = own.current()
+    assert again.target is loaded.target
+    assert again.fingerprint == loaded.target.source.target == pair.new, (
+        "it would take the old one's features"
+    )
+    assert torch.equal(again.target.embedding, load_target(pair.path).target.embedding)
 
 
 def test_a_learner_goes_on_with_the_new_target_and_without_its_old_records(

@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,23 +102,11 @@ def service(
     assert process.returncode == 0, said
 
 
-def eventually(what: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            found = what()
-        except (httpx.HTTPError, KeyError, AssertionError):
-            found = None
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.2)
-
-
 def test_a_serve_config_alone_brings_up_all_and_keeps_it_up(
-    service: tuple[str, subprocess.Popen[str]], guarded_redis: Any
+    service: tuple[str, subprocess.Popen[str]], guarded_redis: Any, until: Callable[..., Any]
 ) -> None:
     url, process = service
+    eventually = partial(until, ignoring=(httpx.HTTPError, KeyError, AssertionError))
     with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
         eventually(lambda: http.get("/ready").status_code == 200, 120)
 

@@ -15,6 +15,7 @@ import pytest
 from online_draft.buffer.records import decode
 from online_draft.core import GenerationRequest, SamplingParams, StepOutput
 from online_draft.decoding.config import EngineConfig
+from online_draft.errors import EngineDead
 from online_draft.models.artifact import new_drafter, save_drafter
 from online_draft.models.loading import load_target
 from online_draft.monitor.counts import read_counts
@@ -29,7 +30,6 @@ from online_draft.registry.journal import DecisionJournal, DecisionKind
 from online_draft.registry.ladder import Choice, decide_with_retry
 from online_draft.registry.manifest import Provenance
 from online_draft.serve.config import ServiceConfig
-from online_draft.serve.engine_thread import EngineDead
 from online_draft.serve.replica import Replica
 from online_draft.store import ArtifactStore, RedisKeys, connect_redis
 

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,10 @@ class System:
         return int(self.status()["replica"]["replica"].rpartition("-")[2])
 
 
-def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return
-        except Exception:  # the service may be away while it recovers
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s: {what}")
+@pytest.fixture
+def soon(until: Callable[..., Any]) -> Callable[..., Any]:
+    """`until`; the service may be away while it recovers."""
+    return partial(until, ignoring=Exception)
 
 
 @pytest.fixture(scope="module")
@@ -148,23 +143,25 @@ def test_an_opted_out_request_is_counted_and_not_stored(system: System) -> None:
     assert after["produced"] == before["produced"]
 
 
-def test_a_client_that_goes_away_frees_its_sequence(system: System) -> None:
+def test_a_client_that_goes_away_frees_its_sequence(system: System, soon: Callable[..., Any]) -> None:
     body = {"model": "tiny", "prompt": "once", "max_tokens": 900, "ignore_eos": True, "stream": True}
     with system.http.stream("POST", "/v1/completions", json=body) as response:
         next(response.iter_lines())
-    until(lambda: system.status()["replica"]["running"] == 0, 5, "the sequence is freed")
+    soon(lambda: system.status()["replica"]["running"] == 0, 5, "the sequence is freed")
 
 
-def test_more_than_the_queue_holds_is_503_with_retry_after(system: System) -> None:
+def test_more_than_the_queue_holds_is_503_with_retry_after(system: System, soon: Callable[..., Any]) -> None:
     body = {"model": "tiny", "prompt": "once", "max_tokens": 900, "ignore_eos": True, "n": 16}
     response = system.http.post("/v1/completions", json=body)
     assert response.status_code == 503
     assert response.headers["Retry-After"] == "1"
     assert response.json()["error"]["code"] == "server_overloaded"
-    until(lambda: system.status()["replica"]["running"] == 0, 10, "the others are cancelled")
+    soon(lambda: system.status()["replica"]["running"] == 0, 10, "the others are cancelled")
 
 
-def test_a_promotion_swaps_the_drafter_and_changes_no_output(system: System, tmp_path: Path) -> None:
+def test_a_promotion_swaps_the_drafter_and_changes_no_output(
+    system: System, tmp_path: Path, soon: Callable[..., Any]
+) -> None:
     before = [system.complete(seed)["choices"] for seed in range(3)]
     loaded = load_target(system.run.target)
     save_drafter(new_drafter("medusa", loaded.target, seed=1), tmp_path / "other", loaded.fingerprint)
@@ -173,12 +170,12 @@ def test_a_promotion_swaps_the_drafter_and_changes_no_output(system: System, tmp
     assert pushed.running and version in [entry["version"] for entry in system.admin.drafters()]
     assert system.status()["replica"]["drafter_version"] == "untrained"
     system.admin.decide("promote", version, "a test")
-    until(lambda: system.status()["replica"]["drafter_version"] == version, 10, "the swap")
+    soon(lambda: system.status()["replica"]["drafter_version"] == version, 10, "the swap")
     assert [system.complete(seed)["choices"] for seed in range(3)] == before
     metrics = system.complete(0, metrics=True)["metrics"]["speculative_decoding"]["choices"][0]
     assert metrics["drafter_version"] == version
     system.admin.decide("roll_back", None, "a test")
-    until(lambda: system.status()["replica"]["drafter_version"] == "untrained", 10, "the rollback")
+    soon(lambda: system.status()["replica"]["drafter_version"] == "untrained", 10, "the rollback")
 
 
 def test_a_drafter_of_another_target_is_not_registered(system: System, tmp_path: Path) -> None:
@@ -192,7 +189,7 @@ def test_a_drafter_of_another_target_is_not_registered(system: System, tmp_path:
 
 @pytest.mark.parametrize("damage", ["corrupt", "truncated", "mismatched"])
 def test_a_damaged_drafter_is_refused_and_the_running_one_serves(
-    system: System, tmp_path: Path, damage: str
+    system: System, tmp_path: Path, damage: str, soon: Callable[..., Any]
 ) -> None:
     loaded = load_target(system.run.target)
     save_drafter(new_drafter("medusa", loaded.target, seed=2), tmp_path / "bad", loaded.fingerprint)
@@ -207,7 +204,7 @@ def test_a_damaged_drafter_is_refused_and_the_running_one_serves(
         about = json.loads((published / "version.json").read_text())
         (published / "version.json").write_text(json.dumps({**about, "target": "llama-other"}))
     system.admin.decide("promote", version, "a test")
-    until(lambda: version in system.status()["replica"]["unusable"], 10, "the refusal")
+    soon(lambda: version in system.status()["replica"]["unusable"], 10, "the refusal")
     status = system.status()["replica"]
     assert status["alarm"] and status["drafter_version"] == "untrained"
     assert {"corrupt": "corrupt", "truncated": "bytes", "mismatched": "llama-other"}[damage] in (
@@ -215,12 +212,12 @@ def test_a_damaged_drafter_is_refused_and_the_running_one_serves(
     )
     system.complete(1)
     system.admin.decide("roll_back", None, "a test")
-    until(lambda: not system.status()["replica"]["alarm"], 10, "the rollback")
+    soon(lambda: not system.status()["replica"]["alarm"], 10, "the rollback")
 
 
-def test_redis_away_and_back_changes_nothing_for_clients(system: System) -> None:
+def test_redis_away_and_back_changes_nothing_for_clients(system: System, soon: Callable[..., Any]) -> None:
     system.complete(0)
-    until(lambda: system.status()["replica"]["records"]["spooled"] == 0, 10, "the records are stored")
+    soon(lambda: system.status()["replica"]["records"]["spooled"] == 0, 10, "the records are stored")
     os.kill(system.run.helpers[f"redis-server {redis_pid(system.run)}"], signal.SIGSTOP)
     try:
         start = time.monotonic()
@@ -237,7 +234,7 @@ def test_redis_away_and_back_changes_nothing_for_clients(system: System) -> None
         assert books["produced"] == books["stored"] + books["spooled"] + books["dropped"]
         return bool(books["spooled"] == 0)
 
-    until(balanced, 30, "the records are stored after Redis came back")
+    soon(balanced, 30, "the records are stored after Redis came back")
 
 
 def redis_pid(run: RunFile) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ def test_each_answers_as_its_target_alone_would(two: Two, tiny: Path, model: str
     assert two.tokens(model, 7, temperature) == plainly(target, 7, temperature)
 
 
-def test_registries_records_and_learners_are_apart(two: Two) -> None:
+def test_registries_records_and_learners_are_apart(two: Two, until: Callable[..., Any]) -> None:
     for _ in range(2):
         two.tokens("tiny", 1, 0.5)
     two.tokens("online-draft", 1, 0.5, store=False)
@@ -104,34 +103,34 @@ def test_registries_records_and_learners_are_apart(two: Two) -> None:
     two.admins["tiny"].decide("pin", None, "a test")
     pinned = {name: admin.status()["ladder"]["pinned"] for name, admin in two.admins.items()}
     assert pinned == {"online-draft": None, "tiny": "untrained"}
-    deadline = time.monotonic() + 60
-    while True:  # records arrive where they belong, and nowhere else
-        streams = {name: admin.buffer() for name, admin in two.admins.items()}
-        learner = two.admins["tiny"].learner()["status"]
-        books = {name: stream["writers"] for name, stream in streams.items()}
-        written = books["tiny"]["stored"] >= 2 and books["online-draft"]["opted_out"] >= 1
-        if written and learner and learner.get("champion"):
-            break
-        assert time.monotonic() < deadline, (streams, learner)
-        time.sleep(0.2)
+
+    def writers(model: str) -> dict[str, Any]:
+        return two.admins[model].buffer()["writers"]
+
+    def learns() -> bool:
+        status = two.admins["tiny"].learner()["status"]
+        return bool(status and status.get("champion"))
+
+    until(lambda: writers("tiny")["stored"] >= 2 and writers("online-draft")["opted_out"] >= 1, 60)
+    until(learns, 60)
+    # Records arrive where they belong, and nowhere else.
+    streams = {name: admin.buffer() for name, admin in two.admins.items()}
     assert streams["tiny"]["reader"]["other_target"] == 0
     assert streams["online-draft"]["reader"] is None
-    assert books["tiny"]["opted_out"] == 0
+    assert streams["tiny"]["writers"]["opted_out"] == 0
 
 
-def test_a_dead_replica_of_one_model_leaves_the_other_alone(two: Two) -> None:
+def test_a_dead_replica_of_one_model_leaves_the_other_alone(two: Two, until: Callable[..., Any]) -> None:
     expected = two.tokens("online-draft", 3, 0.0)
     replica = two.admins["tiny"].status()["replica"]["replica"]
     os.kill(int(replica.rpartition("-")[2]), signal.SIGKILL)
-    seen_ill = False
-    deadline = time.monotonic() + 120
-    while True:
+
+    def ready() -> bool:
+        """Whether the killed one's model is; the other one's always is."""
         assert two.tokens("online-draft", 3, 0.0) == expected
         assert two.http.get("/ready", params={"model": "online-draft"}).status_code == 200
-        ready = two.http.get("/ready", params={"model": "tiny"}).status_code == 200
-        seen_ill |= not ready
-        if seen_ill and ready:
-            break
-        assert time.monotonic() < deadline, "the killed replica never came back"
-        time.sleep(0.05)
+        return two.http.get("/ready", params={"model": "tiny"}).status_code == 200
+
+    until(lambda: not ready(), 60, "the dead replica's model stayed ready")
+    until(ready, 120, "the killed replica never came back")
     assert len(two.tokens("tiny", 3, 0.0)) == 24

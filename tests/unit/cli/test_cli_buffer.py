@@ -48,7 +48,7 @@ class FakeAdmin:
 @pytest.fixture
 def admin(monkeypatch: pytest.MonkeyPatch) -> FakeAdmin:
     fake = FakeAdmin()
-    monkeypatch.setattr("online_draft.cli.buffer.open_online", lambda *_: fake)
+    monkeypatch.setattr("online_draft.cli.system.System.online", lambda _: fake)
     return fake
 
 

@@ -24,6 +24,7 @@ def test_a_place_takes_what_it_needs() -> None:
     ("build", "field"),
     [
         (lambda: LearnerConfig(mode="lazy"), "learner.mode"),  # type: ignore[arg-type]
+        (lambda: LearnerConfig(features="remote"), "learner.features"),  # type: ignore[arg-type]
         (lambda: PaceConfig(slice_ms=0), "learner.pace.slice_ms"),
         (lambda: PaceConfig(floor_share=0.95), "learner.pace.floor_share"),
         (lambda: LearnerConfig(gpu_memory_mb=0), "learner.gpu_memory_mb"),

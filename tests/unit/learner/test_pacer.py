@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from online_draft.learner.idle.pacer import Pacer
 
 
@@ -65,3 +67,13 @@ def test_too_little_memory_halves_the_batch_for_good() -> None:
     for _ in range(3):
         assert pacer.shrink()
     assert pacer.batch == 1 and not pacer.shrink()
+
+
+def test_a_slice_that_failed_says_nothing() -> None:
+    pacer = Pacer(limit_ms=200, max_batch=64)
+    settle(pacer, 10)
+    before = pacer.batch
+    with pytest.raises(ZeroDivisionError), pacer as count:
+        raise ZeroDivisionError(count)
+    settle(pacer, 10, 1)
+    assert pacer.batch == before

@@ -19,7 +19,7 @@ from online_draft.models.adapters.merge import merged
 from online_draft.models.artifact import base_digest, new_drafter, save_drafter, weights_digest
 from online_draft.training.adapters.run import AdapterRun, divide, run
 from online_draft.training.adapters.student import AdapterStudent, LinearHeads, LoraSizes
-from online_draft.training.adapters.train import AdapterTraining, judge, regate, train_adapter
+from online_draft.training.adapters.train import AdapterTraining, judge, train_adapter
 from online_draft.training.distillation.answers import AnswerConfig
 from online_draft.training.features import TokenRecord
 from online_draft.training.trainer_config import TrainerConfig
@@ -89,24 +89,6 @@ def test_peft_reads_what_was_saved(learnt: tuple[Any, AdapterStudent, list[Any]]
         loaded = PeftModel.from_pretrained(LinearHeads(base), str(tmp_path))
     weight = loaded.get_submodule("base_model.model.residual.1.lora_B.default").weight
     assert torch.equal(weight, student.get_submodule("residual.1.lora_B.default").weight)
-
-
-def test_a_new_base_keeps_an_adapter_only_if_it_beats_none(
-    traffic: Any, learnt: tuple[Any, AdapterStudent, list[Any]], tmp_path: Path
-) -> None:
-    base, student, held_out = learnt
-    target, adapter = traffic.loaded.target, student.adapter()
-    near = base.clone()
-    with torch.no_grad():
-        near.norm.weight.mul_(1.01)
-    kept, numbers = regate(near, "v2", adapter, target, held_out)
-    assert kept is not None and numbers.passed
-    assert (kept.card.base_digest, kept.card.base_version) == (base_digest(near), "v2")
-    assert kept.card.evaluation["passed"] is True
-    kept, numbers = regate(merged(base, adapter), "v3", adapter, target, held_out)
-    assert kept is None and not numbers.passed
-    with pytest.raises(ArtifactError, match="no layer"):
-        regate(traffic.drafter(num_heads=2), "v4", adapter, target, held_out)
 
 
 def test_what_can_not_be_trained_says_why(traffic: Any) -> None:
