@@ -10,11 +10,14 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from online_draft.errors import ConfigError, StoreError
 
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+_NO_NOTIFICATIONS = MaintNotificationsConfig(enabled=False)
+"""No handshake for them, over TCP, either: `CLIENT` is a command that no role has."""
 
 
 def connect_redis(url: str, timeout_s: float = 2.0) -> redis.Redis:
@@ -31,6 +34,7 @@ def connect_redis(url: str, timeout_s: float = 2.0) -> redis.Redis:
         legacy_responses=False,
         decode_responses=False,
         driver_info=None,
+        maint_notifications_config=_NO_NOTIFICATIONS,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
@@ -46,6 +50,7 @@ def connect_async_redis(url: str, timeout_s: float = 2.0) -> redis.asyncio.Redis
         legacy_responses=False,
         decode_responses=False,
         driver_info=None,
+        maint_notifications_config=_NO_NOTIFICATIONS,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=AsyncRetry(NoBackoff(), 0),

@@ -41,6 +41,7 @@ from online_draft.monitor.rollups.board import RollupBoard
 from online_draft.monitor.rollups.publisher import RollupPublisher
 from online_draft.monitor.rollups.reader import read_rollup
 from online_draft.monitor.rollups.traffic_counts import TrafficCounts
+from online_draft.redis_server import PrivateRedis
 from online_draft.registry.journal import Decision
 from online_draft.registry.wakeups import publish_wakeup, wait_for_wakeup
 from online_draft.serve.access.bucket import Demand
@@ -261,4 +262,13 @@ async def test_a_role_comes_in_over_tls(tls_redis: tuple[int, Path]) -> None:
         client = connect_redis(other)
         with pytest.raises(redis.ConnectionError):
             client.ping()
+        client.close()
+
+
+def test_a_client_over_tcp_sends_nothing_that_no_role_may(tmp_path: Path) -> None:
+    with PrivateRedis(tmp_path, free_port()) as server:
+        client = connect_redis(server.url)
+        client.ping()
+        sent: Any = client.info("commandstats")
+        assert {"cmdstat_hello", "cmdstat_ping"} <= set(sent) and "cmdstat_client" not in sent
         client.close()

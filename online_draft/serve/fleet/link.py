@@ -184,7 +184,11 @@ class Link:
             self._speak.clear()
             orders, self._orders = tuple(self._orders), []
             cancelled, self._cancelled = tuple(self._cancelled), []
-            await wire.send(Uplink(orders, cancelled))
+            try:
+                async with asyncio.timeout(self._hang_after_s):
+                    await wire.send(Uplink(orders, cancelled))
+            except TimeoutError:
+                return "it reads nothing"
 
     def _take(self, message: Downlink) -> None:
         for step in message.steps:
