@@ -156,4 +156,5 @@ class Channel:
         left = self._sent_at + SPACING_S - self._clock()
         if left > 0 and not self.closed:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._urgent.wait()

@@ -98,6 +98,7 @@ async def _converse(channel: Channel, wire: Wire) -> None:
         for task in done:
             task.result()
     finally:
+        wire.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
