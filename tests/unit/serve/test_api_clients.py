@@ -1,4 +1,4 @@
-"""The official client, over a real socket: sync, async, streams, raw responses, retries, timeouts."""
+"""The official client, and LangChain, over a socket: sync, async, streams, raw answers, retries, timeouts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import Any
 import openai
 import pytest
 import uvicorn
+from langchain_core.messages import AIMessage
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 
 from online_draft.core import GenerationRequest, StepOutput
 from online_draft.errors import CapacityError
@@ -219,3 +222,22 @@ def test_a_late_failure_raises_behind_what_came_before(served: str, backend: Any
             seen += chunk.choices[0].delta.content or ""
     assert seen == "one" and len(backend.seen) == 1
     assert "secret" not in str(failed.value) and failed.value.code == "internal_error"
+
+
+async def test_langchains_adapter_whole_streamed_and_async(engine_url: str) -> None:
+    model = ChatOpenAI(
+        base_url=engine_url, api_key=SecretStr("none"), model="tiny", seed=5, max_retries=0, temperature=0.7,
+        stream_usage=True, max_completion_tokens=10,
+    )  # fmt: skip
+    whole = model.invoke([("user", "once upon a time")])
+    assert isinstance(whole, AIMessage) and whole.usage_metadata is not None
+    assert (
+        whole.usage_metadata["output_tokens"] == 10 and whole.response_metadata["finish_reason"] == "length"
+    )
+    chunks = list(model.stream([("user", "once upon a time")]))
+    assert "".join(str(chunk.content) for chunk in chunks) == whole.content and len(chunks) > 3
+    assert sum((chunk.usage_metadata or {}).get("output_tokens", 0) for chunk in chunks) == 10
+    other = await model.ainvoke([("system", "be brief"), ("user", "once upon a time")])
+    assert isinstance(other.content, str)
+    with pytest.raises(openai.BadRequestError, match="tools"):
+        model.bind(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]).invoke("hello")
