@@ -84,7 +84,7 @@ class GuardedRedis(PrivateRedis):
         return f'{super()._config()}aclfile "{file}"\n'
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guarded_redis() -> Iterator[GuardedRedis]:
     with tempfile.TemporaryDirectory(prefix="od-redis-") as directory, GuardedRedis(directory) as server:
         yield server

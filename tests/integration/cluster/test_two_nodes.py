@@ -14,7 +14,7 @@ from online_draft.registry.artifacts import DrafterRegistry
 from online_draft.registry.manifest import Provenance
 from online_draft.store import ArtifactStore
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SETTINGS = {"LEARNER__MODE": "off"}
 

@@ -132,12 +132,13 @@ def test_keys_come_and_go_within_two_seconds(
 
 
 def test_all_processes_log_json_and_no_words(
-    http: httpx.Client, settings: Settings, secrets: dict[str, str]
+    http: httpx.Client, settings: Settings, secrets: dict[str, str], until: Callable[..., Any]
 ) -> None:
     headers = {"Authorization": f"Bearer {secrets['bob']}", "X-Request-Id": "req-of-mine"}
     body = {**BODY, "prompt": "upon upon upon xylophone"}
     answer = http.post("/v1/completions", json=body, headers=headers)
     assert answer.headers["x-request-id"] == "req-of-mine"
+    until(lambda: "req-of-mine" in settings.log_file.read_text())  # behind the answer
     text = settings.log_file.read_text()
     found = [json.loads(line) for line in text.splitlines()]
     assert {"ingress", "replica"} <= {line["process"] for line in found}
