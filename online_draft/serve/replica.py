@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import socket
-import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 import torch
 
+from online_draft.buffer.records import record_of
 from online_draft.buffer.writer import RecordWriter
-from online_draft.core import GenerationRequest, Interaction, StepOutput
+from online_draft.core import GenerationRequest, StepOutput
 from online_draft.decoding.engine import Engine
 from online_draft.errors import ConfigError, EngineDead, OnlineDraftError, StoreError
 from online_draft.logs import set_up_logs
@@ -307,24 +307,15 @@ class Replica:
             return
         if sum(lengths) != len(transcript.tokens):
             return  # resumed by somebody who doesn't know the steps before
-        sampling = request.sampling
+        counts = last.counts
         self._writer.put(
-            Interaction(
-                target=last.target or self._target.loaded.fingerprint,
-                tenant=request.tenant,
-                segment=request.segment,
-                prompt_ids=request.prompt_ids,
-                output_ids=tuple(transcript.tokens),
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                seed=sampling.seed,
-                prompt_index=request.prompt_index,
-                choice_index=request.choice_index,
-                accepted_lengths=tuple(lengths),
-                tried=tuple(last.counts.tried) if last.counts else (),
-                accepted=tuple(last.counts.accepted) if last.counts else (),
-                drafter_version=last.drafter_version or PLAIN,
-                finished_at_ms=time.time_ns() // 1_000_000,
+            record_of(
+                request,
+                last.target or self._target.loaded.fingerprint,
+                transcript.tokens,
+                lengths,
+                counts.tried if counts else (),
+                counts.accepted if counts else (),
+                last.drafter_version or PLAIN,
             )
         )
