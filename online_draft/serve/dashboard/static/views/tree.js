@@ -18,7 +18,7 @@ function mount(root, app) {
   const head = figures(["τ", "drafted nodes a step", "accepted of drafted", "from heads", "from n-gram memory", "from the root"]);
   const map = new HeatMap({ title: "Acceptance by depth over time", note: "Of the steps that reached a depth, those in which a drafted node was right." });
   const charts = {
-    size: new Chart({ title: "Tree size chosen", note: "Drafted nodes a step, on average; the policy drafts nothing where that wouldn't pay.", format: (value) => fixed(value, 1) }),
+    size: new Chart({ title: "Tree size chosen", note: "Drafted nodes a step, on average; the policy drafts nothing where that wouldn't pay.", format: (value) => fixed(value, 2) }),
     source: new Chart({ title: "Where committed tokens come from", note: "The root is the target's own token, one a step.", format: (value) => percent(value, 0), top: 1 }),
   };
   const promises = new Reliability({ title: "Calibration: promised and observed", note: "Drafted nodes by tenths of the probability that they were given, and how many of them were right, since the engines' policy began. Above the dashed line they promise too little, below it too much." });
